@@ -1,0 +1,175 @@
+//! Claim, renew, release: what ties a batch of jobs to one worker for the length of a lease.
+
+use std::time::Duration;
+
+use causelist_core::{JobId, TenantId};
+use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+/// A job that this worker holds.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) id: JobId,
+    pub(crate) kind: String,
+    pub(crate) queue: String,
+    pub(crate) priority: i16,
+    pub(crate) tenant: Option<TenantId>,
+    pub(crate) args: Box<RawValue>,
+    /// The number of this attempt; 1 is the first.
+    pub(crate) attempt: i16,
+    pub(crate) max_attempts: i16,
+    pub(crate) keyed: bool,
+    pub(crate) trace: Option<String>,
+    pub(crate) created_at: DateTime<Utc>,
+    /// Its place in the order.
+    pub(crate) rank: i64,
+    /// How long the job could have run already: since its enqueue, run-at or the end of its backoff.
+    pub(crate) waited: Duration,
+    /// The claim row's id.
+    pub(crate) fence: i64,
+}
+
+/// The form that did best of 17 (docs/adr): the rows handed out are the ones really deleted.
+const CLAIM: &str = "
+with picked as materialized (
+    select ctid from causelist.ready
+    where queue = $1 and not exists (select from causelist.queue q where q.name = $1 and q.paused)
+    order by priority, rank, id limit $2 for update skip locked),
+taken as (
+    delete from causelist.ready where ctid = any (array(select ctid from picked))
+    returning id, attempt, rank),
+held as (
+    insert into causelist.claim (worker, queue, expires_at, ids, attempts)
+    select $3, $1, clock_timestamp() + make_interval(secs => $4),
+           array_agg(id order by id), array_agg((attempt + 1)::smallint order by id)
+    from taken having count(*) > 0 returning id)
+select t.id, j.kind, j.priority, j.tenant, j.args, (t.attempt + 1)::smallint, j.max_attempts, j.keyed, j.trace,
+       j.created_at, t.rank, greatest(0, date_part('epoch', clock_timestamp()) - t.rank / 1e6)::float8, held.id
+from held, taken t join causelist.job j on j.id = t.id
+order by j.priority, t.rank, t.id";
+
+type ClaimRow = (
+    i64,
+    String,
+    i16,
+    Option<Uuid>,
+    Json<Box<RawValue>>,
+    i16,
+    i16,
+    bool,
+    Option<String>,
+    DateTime<Utc>,
+    i64,
+    f64,
+    i64,
+);
+
+/// Takes up to `limit` jobs of a queue, in order. A paused queue yields none.
+pub(crate) async fn claim(
+    pool: &PgPool,
+    worker: Uuid,
+    queue: &str,
+    limit: usize,
+    lease: Duration,
+) -> sqlx::Result<Vec<Claimed>> {
+    let rows: Vec<ClaimRow> = sqlx::query_as(CLAIM)
+        .bind(queue)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(worker)
+        .bind(lease.as_secs_f64())
+        .fetch_all(pool)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|r| Claimed {
+            id: r.0,
+            kind: r.1,
+            queue: queue.to_owned(),
+            priority: r.2,
+            tenant: r.3,
+            args: r.4.0,
+            attempt: r.5,
+            max_attempts: r.6,
+            keyed: r.7,
+            trace: r.8,
+            created_at: r.9,
+            rank: r.10,
+            waited: Duration::from_secs_f64(r.11.max(0.0)),
+            fence: r.12,
+        })
+        .collect())
+}
+
+/// What a renewal told.
+#[derive(Debug, Default)]
+pub(crate) struct Renewed {
+    /// The fences that still hold; all others are lost.
+    pub(crate) held: Vec<i64>,
+    /// Jobs of ours that somebody wants stopped.
+    pub(crate) cancel: Vec<JobId>,
+}
+
+/// Renews the given claims, in one statement, and hears of cancel requests.
+pub(crate) async fn renew(pool: &PgPool, fences: &[i64], ids: &[JobId], lease: Duration) -> sqlx::Result<Renewed> {
+    let rows: Vec<(bool, i64)> = sqlx::query_as(
+        "with kept as (
+             update causelist.claim set expires_at = clock_timestamp() + make_interval(secs => $2)
+             where id = any ($1) returning id)
+         select true, id from kept
+         union all
+         select false, id from causelist.cancel_request where id = any ($3)",
+    )
+    .bind(fences)
+    .bind(lease.as_secs_f64())
+    .bind(ids)
+    .fetch_all(pool)
+    .await?;
+    let mut out = Renewed::default();
+    for (held, id) in rows {
+        if held { &mut out.held } else { &mut out.cancel }.push(id);
+    }
+    Ok(out)
+}
+
+/// Takes the given jobs out of a claim: locks the claim row first, so that two releases (or a
+/// release and a settle) of one claim follow each other; removes the row with its last job.
+/// `gone` and `kept` are named for what becomes of the row. Used as the head of a statement.
+pub(crate) const SHRINK: &str = "
+held as materialized (
+    select id, worker, claimed_at, ids from causelist.claim where id = $1 and ids && $2::bigint[] for update),
+gone as (
+    delete from causelist.claim c using held where c.id = held.id and held.ids <@ $2::bigint[]),
+kept as (
+    update causelist.claim c
+    set ids = array(select u.i from unnest(c.ids, c.attempts) with ordinality u(i, a, pos)
+                    where u.i <> all ($2::bigint[]) order by pos),
+        attempts = array(select u.a from unnest(c.ids, c.attempts) with ordinality u(i, a, pos)
+                    where u.i <> all ($2::bigint[]) order by pos)
+    from held where c.id = held.id and not held.ids <@ $2::bigint[])";
+
+/// Gives unstarted jobs back, at their old place in the order; counts no attempt.
+pub(crate) async fn release(db: &mut PgConnection, fence: i64, jobs: &[&Claimed]) -> sqlx::Result<u64> {
+    let sql = format!(
+        "with {SHRINK},
+         back as (
+             insert into causelist.ready (queue, priority, rank, id, attempt)
+             select r.queue, r.priority, r.rank, r.id, r.attempt
+             from unnest($2::bigint[], $3::text[], $4::smallint[], $5::smallint[], $6::bigint[])
+                  r(id, queue, priority, attempt, rank)
+             join held on r.id = any (held.ids))
+         select count(*) from held"
+    );
+    let found: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(fence)
+        .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.queue.as_str()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.priority).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.attempt - 1).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.rank).collect::<Vec<_>>())
+        .fetch_one(db)
+        .await?;
+    Ok(found.unsigned_abs())
+}

@@ -1,0 +1,466 @@
+//! Enqueue: one job or many, in the caller's transaction.
+
+use std::collections::HashMap;
+
+use causelist_core::{JobId, KindSpec, TenantId};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use crate::error::EnqueueError;
+use crate::job::{Job, PlannedJob};
+
+/// What the arguments of a job may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of the arguments as JSON text.
+    pub payload: usize,
+    /// Levels of nesting.
+    pub depth: usize,
+}
+
+impl Default for Limits {
+    /// 256 KiB and 64 levels.
+    fn default() -> Self {
+        Self { payload: 256 * 1024, depth: 64 }
+    }
+}
+
+/// For how long an idempotency key stands for its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// While the job is unfinished.
+    While,
+    /// Until the given instant.
+    Until(DateTime<Utc>),
+    /// For ever.
+    Ever,
+}
+
+/// A job to be enqueued. Built from a job value ([`NewJob::of`], [`NewJob::planned`]) or, for
+/// kinds that this process does not know, from its parts ([`NewJob::raw`]).
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    kind: String,
+    queue: String,
+    priority: i16,
+    tenant: Option<TenantId>,
+    args: Value,
+    max_attempts: i16,
+    key: Option<(String, Hold)>,
+    run_at: Option<DateTime<Utc>>,
+    parent: Option<JobId>,
+    trace: Option<String>,
+}
+
+impl NewJob {
+    /// A job with its kind's queue, priority and number of attempts.
+    ///
+    /// # Errors
+    /// When the arguments can't be written as JSON.
+    pub fn of<J: Job>(args: &J) -> Result<Self, EnqueueError> {
+        Ok(Self::with_spec(&J::spec(), serde_json::to_value(args)?))
+    }
+
+    /// The same for a planned job.
+    ///
+    /// # Errors
+    /// When the arguments can't be written as JSON.
+    pub fn planned<J: PlannedJob>(args: &J) -> Result<Self, EnqueueError> {
+        Ok(Self::with_spec(&J::spec(), serde_json::to_value(args)?))
+    }
+
+    /// A job of the kind that the spec describes.
+    #[must_use]
+    pub fn with_spec(spec: &KindSpec, args: Value) -> Self {
+        Self::raw(spec.kind, args)
+            .queue(spec.queue)
+            .priority(spec.priority)
+            .max_attempts(spec.retry.max_attempts)
+    }
+
+    /// A job of any kind, in the queue `default`, with five attempts.
+    #[must_use]
+    pub fn raw(kind: &str, args: Value) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            queue: "default".to_owned(),
+            priority: 0,
+            tenant: None,
+            args,
+            max_attempts: 5,
+            key: None,
+            run_at: None,
+            parent: None,
+            trace: None,
+        }
+    }
+
+    /// The queue to wait in.
+    #[must_use]
+    pub fn queue(mut self, queue: &str) -> Self {
+        queue.clone_into(&mut self.queue);
+        self
+    }
+
+    /// Lower runs first.
+    #[must_use]
+    pub fn priority(mut self, priority: i16) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The tenant that the job belongs to; none: the whole fleet's.
+    #[must_use]
+    pub fn tenant(mut self, tenant: impl Into<Option<TenantId>>) -> Self {
+        self.tenant = tenant.into();
+        self
+    }
+
+    /// Attempts in all.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u16) -> Self {
+        self.max_attempts = i16::try_from(attempts).unwrap_or(i16::MAX);
+        self
+    }
+
+    /// An idempotency key, held while the job is unfinished: enqueuing the same (tenant, kind, key)
+    /// meanwhile gives the same job.
+    #[must_use]
+    pub fn key(self, key: &str) -> Self {
+        self.key_held(key, Hold::While)
+    }
+
+    /// An idempotency key with its own window.
+    #[must_use]
+    pub fn key_held(mut self, key: &str, hold: Hold) -> Self {
+        self.key = Some((key.to_owned(), hold));
+        self
+    }
+
+    /// Not before this instant.
+    #[must_use]
+    pub fn run_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
+        self.run_at = at.into();
+        self
+    }
+
+    /// The job that this one is a part of.
+    #[must_use]
+    pub fn parent(mut self, parent: JobId) -> Self {
+        self.parent = Some(parent);
+        self
+    }
+
+    /// The W3C traceparent of whoever enqueues.
+    #[must_use]
+    pub fn trace(mut self, trace: impl Into<Option<String>>) -> Self {
+        self.trace = trace.into();
+        self
+    }
+
+    /// The queue it will wait in.
+    #[must_use]
+    pub fn queue_name(&self) -> &str {
+        &self.queue
+    }
+
+    /// Refuses what could not be stored or run, naming the value.
+    ///
+    /// # Errors
+    /// The first thing found wrong.
+    pub fn check(&self, limits: Limits) -> Result<(), EnqueueError> {
+        check_name("kind", &self.kind)?;
+        check_name("queue", &self.queue)?;
+        if self.max_attempts < 1 {
+            return Err(EnqueueError::field("max_attempts", &self.max_attempts.to_string(), "must be at least 1"));
+        }
+        if let Some((key, _)) = &self.key
+            && (key.is_empty() || key.chars().count() > 255 || key.contains('\0'))
+        {
+            return Err(EnqueueError::field("key", key, "must have 1 to 255 characters and no NUL"));
+        }
+        if let Some(at) = self.run_at
+            && (at.timestamp() < 0 || at.timestamp() > 253_402_300_799)
+        {
+            return Err(EnqueueError::field("run_at", &at.to_string(), "must lie between 1970 and 9999"));
+        }
+        if !self.args.is_object() {
+            return Err(EnqueueError::field("args", &self.args.to_string(), "must be a JSON object"));
+        }
+        check_args(&self.args, limits)
+    }
+}
+
+/// Kinds and queues are names: a small letter, then small letters, digits, `_` and `-`.
+fn check_name(field: &'static str, name: &str) -> Result<(), EnqueueError> {
+    let head = name.chars().next().is_some_and(|c| c.is_ascii_lowercase());
+    let rest = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
+    if head && rest && name.len() <= 63 {
+        return Ok(());
+    }
+    Err(EnqueueError::field(
+        field,
+        name,
+        "must be 1 to 63 of a-z, 0-9, '_' and '-', beginning with a letter",
+    ))
+}
+
+fn check_args(args: &Value, limits: Limits) -> Result<(), EnqueueError> {
+    let mut open = vec![(args, 1_usize)];
+    while let Some((value, depth)) = open.pop() {
+        if depth > limits.depth {
+            return Err(EnqueueError::TooDeep { limit: limits.depth });
+        }
+        match value {
+            Value::String(text) if text.contains('\0') => return Err(EnqueueError::Nul),
+            Value::Array(items) => open.extend(items.iter().map(|v| (v, depth + 1))),
+            Value::Object(fields) => {
+                if fields.keys().any(|k| k.contains('\0')) {
+                    return Err(EnqueueError::Nul);
+                }
+                open.extend(fields.values().map(|v| (v, depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    let size = args.to_string().len();
+    if size > limits.payload {
+        return Err(EnqueueError::TooLarge { size, limit: limits.payload });
+    }
+    Ok(())
+}
+
+/// What enqueuing gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Enqueued {
+    /// The new job's id or, for a duplicate key, the existing job's.
+    #[serde(serialize_with = "crate::jobs::id_as_text")]
+    pub id: JobId,
+    /// Whether an existing job stands for this one: nothing was written.
+    pub duplicate: bool,
+}
+
+/// Enqueues one job in the caller's transaction (or, on a bare connection, in its own).
+///
+/// # Errors
+/// See [`EnqueueError`]; nothing is written then, but the caller's transaction is aborted if
+/// PostgreSQL refused the statement.
+pub async fn enqueue(db: &mut PgConnection, job: NewJob) -> Result<Enqueued, EnqueueError> {
+    let mut made = enqueue_many(db, std::slice::from_ref(&job)).await?;
+    made.pop().ok_or_else(|| EnqueueError::Database(sqlx::Error::RowNotFound))
+}
+
+/// One statement for any number of jobs without keys: the job rows, then where they wait.
+const PLAIN: &str = "
+with new as materialized (
+    select causelist.new_job_id() as id, n.*
+    from unnest($1::text[], $2::text[], $3::smallint[], $4::uuid[], $5::jsonb[], $6::smallint[],
+                $7::timestamptz[], $8::bigint[], $9::text[])
+         with ordinality n(kind, queue, priority, tenant, args, max_attempts, run_at, parent, trace, pos)),
+put as (
+    insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, parent, trace)
+    select id, kind, queue, priority, tenant, args, max_attempts, parent, trace from new),
+now_ready as (
+    insert into causelist.ready (queue, priority, rank, id, attempt)
+    select queue, priority, (date_part('epoch', coalesce(run_at, clock_timestamp())) * 1e6)::bigint, id, 0
+    from new where run_at is null or run_at <= clock_timestamp()),
+later as (
+    insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
+    select run_at, id, queue, priority, 0, 'run_at' from new where run_at > clock_timestamp())
+select id, pos from new";
+
+/// The same for jobs with keys. A key that is taken by an unexpired holder yields no row; an expired
+/// one is taken over. A key in two rows of one call is the caller's duty to avoid.
+const KEYED: &str = "
+with asked as materialized (
+    select causelist.new_job_id() as id, n.*
+    from unnest($1::text[], $2::text[], $3::smallint[], $4::uuid[], $5::jsonb[], $6::smallint[],
+                $7::timestamptz[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::timestamptz[])
+         with ordinality n(kind, queue, priority, tenant, args, max_attempts, run_at, parent, trace,
+                           key, hold, expires_at, pos)),
+held as (
+    insert into causelist.job_key as k (tenant, kind, key, job_id, hold, expires_at)
+    select coalesce(tenant, '00000000-0000-0000-0000-000000000000'), kind, key, id, hold, expires_at from asked
+    order by 1, 2, 3
+    on conflict (tenant, kind, key) do update
+        set job_id = excluded.job_id, hold = excluded.hold, expires_at = excluded.expires_at
+        where k.expires_at <= clock_timestamp()
+    returning job_id),
+new as materialized (select a.* from asked a join held on held.job_id = a.id),
+put as (
+    insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, parent, trace, keyed)
+    select id, kind, queue, priority, tenant, args, max_attempts, parent, trace, true from new),
+now_ready as (
+    insert into causelist.ready (queue, priority, rank, id, attempt)
+    select queue, priority, (date_part('epoch', coalesce(run_at, clock_timestamp())) * 1e6)::bigint, id, 0
+    from new where run_at is null or run_at <= clock_timestamp()),
+later as (
+    insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
+    select run_at, id, queue, priority, 0, 'run_at' from new where run_at > clock_timestamp())
+select id, pos from new";
+
+const HOLDERS: &str = "
+select n.pos, k.job_id
+from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality n(tenant, kind, key, pos)
+join causelist.job_key k
+  on k.tenant = coalesce(n.tenant, '00000000-0000-0000-0000-000000000000') and k.kind = n.kind and k.key = n.key";
+
+/// Enqueues many jobs in one go; all or none. The answer has one entry per job, in order.
+///
+/// # Errors
+/// As [`enqueue`]; the first job that can't be taken refuses them all.
+pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
+    for job in jobs {
+        job.check(Limits::default())?;
+    }
+    check_queues(db, jobs).await?;
+    let mut out: Vec<Option<Enqueued>> = vec![None; jobs.len()];
+    let (keyed, plain): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(|i| jobs[*i].key.is_some());
+    if !plain.is_empty() {
+        for (id, pos) in insert(db, PLAIN, jobs, &plain).await? {
+            out[plain[pos]] = Some(Enqueued { id, duplicate: false });
+        }
+    }
+    // A holder may finish, and so free its key, between the insert that met it and the look at who
+    // it was: then the key is free and the insert is tried again. Two rounds do nearly always.
+    let mut open = keyed;
+    for _ in 0..10 {
+        if open.is_empty() {
+            break;
+        }
+        let mut first_of: HashMap<(Option<TenantId>, &str, &str), usize> = HashMap::new();
+        let mut again = Vec::new();
+        let mut now = Vec::new();
+        for &i in &open {
+            let key = jobs[i].key.as_ref().map_or("", |(key, _)| key.as_str());
+            match first_of.entry((jobs[i].tenant, jobs[i].kind.as_str(), key)) {
+                std::collections::hash_map::Entry::Vacant(slot) => {
+                    slot.insert(i);
+                    now.push(i);
+                }
+                // The same key twice in one call: the second finds the first in the next round.
+                std::collections::hash_map::Entry::Occupied(_) => again.push(i),
+            }
+        }
+        for (id, pos) in insert(db, KEYED, jobs, &now).await? {
+            out[now[pos]] = Some(Enqueued { id, duplicate: false });
+        }
+        let rest: Vec<usize> = now.into_iter().filter(|i| out[*i].is_none()).chain(again).collect();
+        for (id, pos) in holders(db, jobs, &rest).await? {
+            out[rest[pos]] = Some(Enqueued { id, duplicate: true });
+        }
+        open = rest.into_iter().filter(|i| out[*i].is_none()).collect();
+    }
+    let made: Option<Vec<Enqueued>> = out.into_iter().collect();
+    let made = made.ok_or_else(|| {
+        EnqueueError::field("key", "", "its holder changed ten times while this job was enqueued: try again")
+    })?;
+    for (job, got) in jobs.iter().zip(&made) {
+        if !got.duplicate {
+            metrics::counter!("causelist_jobs_enqueued_total", "kind" => job.kind.clone(), "queue" => job.queue.clone())
+                .increment(1);
+        }
+    }
+    Ok(made)
+}
+
+async fn check_queues(db: &mut PgConnection, jobs: &[NewJob]) -> Result<(), EnqueueError> {
+    let mut names: Vec<&str> = jobs.iter().map(|j| j.queue.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let missing: Option<String> = sqlx::query_scalar(
+        "select n from unnest($1::text[]) n where not exists (select from causelist.queue where name = n) limit 1",
+    )
+    .bind(&names)
+    .fetch_optional(db)
+    .await?;
+    missing.map_or(Ok(()), |name| Err(EnqueueError::UnknownQueue(name)))
+}
+
+/// Runs one of the two insert statements for the jobs at `which`; gives (id, index into `which`).
+async fn insert(
+    db: &mut PgConnection,
+    sql: &'static str,
+    jobs: &[NewJob],
+    which: &[usize],
+) -> Result<Vec<(JobId, usize)>, EnqueueError> {
+    let of = || which.iter().map(|i| &jobs[*i]);
+    let mut query = sqlx::query_as::<_, (i64, i64)>(sql)
+        .bind(of().map(|j| j.kind.as_str()).collect::<Vec<_>>())
+        .bind(of().map(|j| j.queue.as_str()).collect::<Vec<_>>())
+        .bind(of().map(|j| j.priority).collect::<Vec<_>>())
+        .bind(of().map(|j| j.tenant).collect::<Vec<_>>())
+        .bind(of().map(|j| &j.args).collect::<Vec<_>>())
+        .bind(of().map(|j| j.max_attempts).collect::<Vec<_>>())
+        .bind(of().map(|j| j.run_at).collect::<Vec<_>>())
+        .bind(of().map(|j| j.parent).collect::<Vec<_>>())
+        .bind(of().map(|j| j.trace.as_deref()).collect::<Vec<_>>());
+    if sql == KEYED {
+        let hold = |j: &NewJob| j.key.as_ref().map_or(Hold::While, |(_, hold)| *hold);
+        query = query
+            .bind(of().map(|j| j.key.as_ref().map(|(key, _)| key.as_str())).collect::<Vec<_>>())
+            .bind(
+                of().map(|j| match hold(j) {
+                    Hold::While => "while",
+                    Hold::Until(_) => "until",
+                    Hold::Ever => "ever",
+                })
+                .collect::<Vec<_>>(),
+            )
+            .bind(
+                of().map(|j| match hold(j) {
+                    Hold::Until(at) => Some(at),
+                    _ => None,
+                })
+                .collect::<Vec<_>>(),
+            );
+    }
+    let rows = query.fetch_all(db).await?;
+    Ok(rows.into_iter().map(|(id, pos)| (id, index(pos))).collect())
+}
+
+async fn holders(
+    db: &mut PgConnection,
+    jobs: &[NewJob],
+    which: &[usize],
+) -> Result<Vec<(JobId, usize)>, EnqueueError> {
+    if which.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<(i64, i64)> = sqlx::query_as(HOLDERS)
+        .bind(which.iter().map(|i| jobs[*i].tenant).collect::<Vec<_>>())
+        .bind(which.iter().map(|i| jobs[*i].kind.as_str()).collect::<Vec<_>>())
+        .bind(which.iter().map(|i| jobs[*i].key.as_ref().map(|(k, _)| k.as_str())).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
+    Ok(rows.into_iter().map(|(pos, id)| (id, index(pos))).collect())
+}
+
+/// WITH ORDINALITY counts from 1.
+fn index(pos: i64) -> usize {
+    usize::try_from(pos - 1).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn refuses_what_cannot_be_stored_and_names_it() {
+        let refuse = |job: NewJob| job.check(Limits::default()).expect_err("must be refused").to_string();
+        assert!(refuse(NewJob::raw("Check SLA", json!({}))).contains("kind \"Check SLA\""));
+        assert!(refuse(NewJob::raw("x", json!([1]))).contains("must be a JSON object"));
+        assert!(refuse(NewJob::raw("x", json!({"a": "b\0c"}))).contains("NUL"));
+        assert!(refuse(NewJob::raw("x", json!({"a\0": 1}))).contains("NUL"));
+        assert!(refuse(NewJob::raw("x", json!({"a": "y".repeat(300_000)}))).contains("262144"));
+        assert!(refuse(NewJob::raw("x", json!({})).key("")).contains("key \"\""));
+        assert!(refuse(NewJob::raw("x", json!({})).max_attempts(0)).contains("max_attempts \"0\""));
+        let deep = (0..80).fold(json!({}), |inner, _| json!({ "a": inner }));
+        assert!(refuse(NewJob::raw("x", deep)).contains("64 levels"));
+        NewJob::raw("x", json!({"ok": [1, "é", null]})).check(Limits::default()).expect("is fine");
+    }
+}

@@ -1,0 +1,247 @@
+//! Looking at jobs and acting on them: list, show, cancel, retry, wait.
+
+use std::time::Duration;
+
+use causelist_core::{JobId, TenantId};
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use sqlx::{FromRow, PgConnection, PgPool};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// Ids are texts in JSON: a reader need not know how many digits its numbers keep.
+pub(crate) fn id_as_text<S: Serializer>(id: &JobId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}
+
+/// A job as people see it.
+#[derive(Debug, Clone, Serialize, FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRecord {
+    /// The job's id.
+    #[serde(serialize_with = "id_as_text")]
+    pub id: JobId,
+    /// Its kind.
+    pub kind: String,
+    /// The queue it waits or waited in.
+    pub queue: String,
+    /// Lower runs first.
+    pub priority: i16,
+    /// Whose it is.
+    pub tenant: Option<Uuid>,
+    /// ready, scheduled, running, done, discarded, cancelled or dead.
+    pub state: String,
+    /// Its arguments.
+    pub args: Value,
+    /// When it was enqueued.
+    pub created_at: DateTime<Utc>,
+    /// Attempts it may take.
+    pub max_attempts: i16,
+    /// Finished attempts.
+    pub attempts: i64,
+    /// When the last attempt ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// What the last attempt said went wrong.
+    pub error: Option<String>,
+    /// What it reported.
+    pub result: Option<Value>,
+    /// For a scheduled job: when it becomes ready.
+    pub run_at: Option<DateTime<Utc>>,
+}
+
+/// One finished attempt.
+#[derive(Debug, Clone, Serialize, FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptRecord {
+    /// 1 is the first.
+    pub attempt: i16,
+    /// done, retry, snooze, discarded, dead, cancelled, uncertain or crashed.
+    pub outcome: String,
+    /// The worker's id.
+    pub worker: Uuid,
+    /// When it was claimed.
+    pub claimed_at: DateTime<Utc>,
+    /// When it began to run; unknown after a crash.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// What it reported.
+    pub result: Option<Value>,
+}
+
+/// Which jobs to list; newest first.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Only this kind.
+    pub kind: Option<String>,
+    /// Only this tenant's.
+    pub tenant: Option<TenantId>,
+    /// Only in this state.
+    pub state: Option<String>,
+    /// Only jobs enqueued before this one (the last id of the page before).
+    pub before: Option<JobId>,
+    /// At most this many.
+    pub limit: i64,
+}
+
+/// The states that a filter may name.
+pub const STATES: [&str; 8] = ["ready", "scheduled", "running", "done", "discarded", "cancelled", "dead", "uncertain"];
+
+const RECORD: &str = "
+select j.id, j.kind, j.queue, j.priority, j.tenant, coalesce(causelist.job_state(j.id), 'ready') as state, j.args,
+       j.created_at, j.max_attempts,
+       (select count(*) from causelist.attempt a where a.job_id = j.id) as attempts,
+       last.finished_at, last.error, last.result,
+       (select s.run_at from causelist.scheduled s where s.id = j.id limit 1) as run_at
+from causelist.job j
+left join lateral (
+    select a.finished_at, a.error, a.result from causelist.attempt a
+    where a.job_id = j.id order by a.fence desc limit 1) last on true";
+
+/// Lists jobs.
+///
+/// # Errors
+/// When the database can't be reached.
+pub async fn list(db: &mut PgConnection, filter: &JobFilter) -> sqlx::Result<Vec<JobRecord>> {
+    let sql = format!(
+        "{RECORD}
+         where ($1::text is null or j.kind = $1) and ($2::uuid is null or j.tenant = $2)
+           and ($3::bigint is null or j.id < $3)
+           and ($4::text is null or causelist.job_state(j.id) = $4)
+         order by j.id desc limit $5"
+    );
+    sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(&filter.kind)
+        .bind(filter.tenant)
+        .bind(filter.before)
+        .bind(&filter.state)
+        .bind(filter.limit.clamp(1, 1000))
+        .fetch_all(db)
+        .await
+}
+
+/// One job with its attempts; none when there is no such job.
+///
+/// # Errors
+/// When the database can't be reached.
+pub async fn show(db: &mut PgConnection, id: JobId) -> sqlx::Result<Option<(JobRecord, Vec<AttemptRecord>)>> {
+    let record: Option<JobRecord> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{RECORD} where j.id = $1")))
+        .bind(id)
+        .fetch_optional(&mut *db)
+        .await?;
+    let Some(record) = record else { return Ok(None) };
+    let attempts = sqlx::query_as(
+        "select attempt, outcome, worker, claimed_at, started_at, finished_at, error, result
+         from causelist.attempt where job_id = $1 order by fence",
+    )
+    .bind(id)
+    .fetch_all(db)
+    .await?;
+    Ok(Some((record, attempts)))
+}
+
+/// What a cancel did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CancelEffect {
+    /// It had not started and never will.
+    Cancelled,
+    /// It is running; its worker was asked to stop it.
+    Requested,
+    /// It had finished: nothing to cancel.
+    Finished,
+    /// There is no such job.
+    Unknown,
+}
+
+/// Cancels a job: at once if it waits, through its worker if it runs.
+///
+/// # Errors
+/// When the database can't be reached.
+pub async fn cancel(pool: &PgPool, id: JobId) -> sqlx::Result<CancelEffect> {
+    let mut tx = pool.begin().await?;
+    let stopped: i64 = sqlx::query_scalar(
+        "with r as (delete from causelist.ready where id = $1 returning id, attempt),
+              s as (delete from causelist.scheduled where id = $1 returning id, attempt),
+              gone as (select * from r union all select * from s),
+              noted as (
+                  insert into causelist.attempt (job_id, attempt, fence, outcome, worker, claimed_at, error)
+                  select id, (attempt + 1)::smallint, 0, 'cancelled', '00000000-0000-0000-0000-000000000000', now(),
+                         'cancelled before it started' from gone),
+              freed as (delete from causelist.job_key k using gone where k.job_id = gone.id and k.hold = 'while')
+         select count(*) from gone",
+    )
+    .bind(id)
+    .fetch_one(&mut *tx)
+    .await?;
+    if stopped > 0 {
+        tx.commit().await?;
+        return Ok(CancelEffect::Cancelled);
+    }
+    let state: Option<String> =
+        sqlx::query_scalar("select causelist.job_state($1)").bind(id).fetch_one(&mut *tx).await?;
+    let effect = match state.as_deref() {
+        Some("running") => {
+            sqlx::query("insert into causelist.cancel_request (id) values ($1) on conflict do nothing")
+                .bind(id)
+                .execute(&mut *tx)
+                .await?;
+            CancelEffect::Requested
+        }
+        // It became ready, or was claimed, between the two statements.
+        Some("ready" | "scheduled") => CancelEffect::Requested,
+        Some(_) => CancelEffect::Finished,
+        None => CancelEffect::Unknown,
+    };
+    tx.commit().await?;
+    Ok(effect)
+}
+
+/// Takes a dead letter back into its queue, with all its attempts before it. False when the job is
+/// not among the dead letters.
+///
+/// # Errors
+/// When the database can't be reached.
+pub async fn retry_dead(db: &mut PgConnection, id: JobId) -> sqlx::Result<bool> {
+    let revived: i64 = sqlx::query_scalar(
+        "with d as (delete from causelist.dead where id = $1 returning id),
+              back as (
+                  insert into causelist.ready (queue, priority, rank, id, attempt)
+                  select j.queue, j.priority, (date_part('epoch', clock_timestamp()) * 1e6)::bigint, j.id, 0
+                  from d join causelist.job j on j.id = d.id)
+         select count(*) from d",
+    )
+    .bind(id)
+    .fetch_one(db)
+    .await?;
+    Ok(revived > 0)
+}
+
+/// Waits until a job has finished for good; none when it has not by then.
+///
+/// # Errors
+/// When the database can't be reached.
+pub async fn wait_until_finished(
+    pool: &PgPool,
+    id: JobId,
+    limit: Duration,
+) -> sqlx::Result<Option<(JobRecord, Vec<AttemptRecord>)>> {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        let state: Option<String> =
+            sqlx::query_scalar("select causelist.job_state($1)").bind(id).fetch_one(pool).await?;
+        if !matches!(state.as_deref(), Some("ready" | "scheduled" | "running")) {
+            let mut db = pool.acquire().await?;
+            return show(&mut db, id).await;
+        }
+        if Instant::now() + pause > deadline {
+            return Ok(None);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}

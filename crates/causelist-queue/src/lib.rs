@@ -1,0 +1,38 @@
+//! The durable queue: everything that touches Causelist's queue tables in PostgreSQL, and the
+//! apalis backend and worker over them. It knows nothing of any particular job.
+//!
+//! A job's state is where its row is. `enqueue` writes `job` and `ready` (or `scheduled`); a worker
+//! claims a batch out of `ready` into one `claim` row, whose id is the *fence*; settling removes the
+//! job from the claim and appends an `attempt`. Whoever no longer finds the claim row has lost the
+//! lease and writes nothing. See `migrations/0001_queue.sql` for the tables.
+
+mod backend;
+mod claim;
+mod cx;
+mod driver;
+mod enqueue;
+mod error;
+mod job;
+mod jobs;
+mod migrate;
+mod registry;
+mod run;
+pub mod schedule;
+mod settle;
+pub mod stats;
+pub mod testing;
+mod upkeep;
+mod wake;
+mod worker;
+
+pub use cx::{FencedTx, JobCx, States};
+pub use enqueue::{Enqueued, Hold, Limits, NewJob, enqueue, enqueue_many};
+pub use error::{EnqueueError, db_error};
+pub use job::{Job, PlannedJob};
+pub use jobs::{
+    AttemptRecord, CancelEffect, JobFilter, JobRecord, STATES, cancel, list, retry_dead, show, wait_until_finished,
+};
+pub use migrate::{applied, migrate, pending};
+pub use registry::Registry;
+pub use wake::notify_ready;
+pub use worker::{Worker, WorkerOptions};

@@ -1,0 +1,191 @@
+//! Settle: record how attempts ended, under their fence.
+
+use std::time::Duration;
+
+use causelist_core::{JobError, JobId};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use crate::claim::SHRINK;
+
+/// How an attempt ended, as the queue records it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Outcome {
+    /// Finished well, with this result.
+    Done(Value),
+    /// Failed; runs again after the delay.
+    Retry(Duration, String),
+    /// Put off; counts no attempt.
+    Snooze(Duration, String),
+    /// Finished without effect.
+    Discarded(String),
+    /// Gave up: attempts used up, or trying again would not help.
+    Dead(DeadReason, String),
+    /// Stopped because somebody asked.
+    Cancelled,
+}
+
+/// Why a job is among the dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeadReason {
+    Attempts,
+    Permanent,
+    Uncertain,
+}
+
+impl Outcome {
+    /// What follows from an error in the given attempt; `backoff` is the kind's delay for it.
+    pub(crate) fn of_error(error: JobError, attempt: i16, max_attempts: i16, backoff: Duration) -> Option<Self> {
+        let last = attempt >= max_attempts;
+        Some(match error {
+            JobError::LeaseLost => return None,
+            JobError::Retry(text) | JobError::RetryAfter(_, text) if last => Self::Dead(DeadReason::Attempts, text),
+            JobError::Retry(text) => Self::Retry(backoff, text),
+            JobError::RetryAfter(delay, text) => Self::Retry(delay, text),
+            JobError::Snooze(delay, text) => Self::Snooze(delay, text),
+            JobError::Permanent(text) => Self::Dead(DeadReason::Permanent, text),
+            JobError::Discard(text) => Self::Discarded(text),
+            JobError::Uncertain(text) => Self::Dead(DeadReason::Uncertain, text),
+            JobError::Cancelled => Self::Cancelled,
+        })
+    }
+
+    /// The word stored in `attempt.outcome`, also the metric's label.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Done(_) => "done",
+            Self::Retry(..) => "retry",
+            Self::Snooze(..) => "snooze",
+            Self::Discarded(_) => "discarded",
+            Self::Dead(DeadReason::Uncertain, _) => "uncertain",
+            Self::Dead(..) => "dead",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    fn error(&self) -> Option<&str> {
+        match self {
+            Self::Done(_) | Self::Cancelled => None,
+            Self::Retry(_, text) | Self::Snooze(_, text) | Self::Discarded(text) | Self::Dead(_, text) => Some(text),
+        }
+    }
+
+    fn delay(&self) -> Option<Duration> {
+        match self {
+            Self::Retry(delay, _) | Self::Snooze(delay, _) => Some(*delay),
+            _ => None,
+        }
+    }
+
+    fn dead_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Dead(DeadReason::Attempts, _) => Some("attempts"),
+            Self::Dead(DeadReason::Permanent, _) => Some("permanent"),
+            Self::Dead(DeadReason::Uncertain, _) => Some("uncertain"),
+            _ => None,
+        }
+    }
+}
+
+/// One attempt to be settled.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) id: JobId,
+    pub(crate) attempt: i16,
+    pub(crate) keyed: bool,
+    pub(crate) started_at: DateTime<Utc>,
+    pub(crate) outcome: Outcome,
+}
+
+/// Results larger than this are not stored, in bytes of JSON text.
+const RESULT_LIMIT: usize = 64 * 1024;
+/// Errors are cut to this many characters.
+const ERROR_LIMIT: usize = 4000;
+
+/// Records the given attempts of one claim and takes them out of it, in one statement. Returns how
+/// many were recorded; the others had been taken away from this fence and nothing was written for
+/// them.
+pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled]) -> sqlx::Result<u64> {
+    let sql = format!(
+        "with {SHRINK},
+         r as materialized (
+             select r.*, held.worker, held.claimed_at
+             from unnest($2::bigint[], $3::smallint[], $4::text[], $5::text[], $6::jsonb[], $7::timestamptz[],
+                         $8::float8[], $9::text[], $10::bool[])
+                  r(id, attempt, outcome, error, result, started_at, delay, dead, keyed)
+             join held on r.id = any (held.ids)),
+         noted as (
+             insert into causelist.attempt
+                 (job_id, attempt, fence, outcome, worker, claimed_at, started_at, error, result)
+             select id, attempt, $1, outcome, worker, claimed_at, started_at, error, result from r),
+         later as (
+             insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
+             select clock_timestamp() + make_interval(secs => r.delay), j.id, j.queue, j.priority,
+                    case r.outcome when 'snooze' then r.attempt - 1 else r.attempt end, r.outcome
+             from r join causelist.job j on j.id = r.id where r.delay is not null),
+         died as (
+             insert into causelist.dead (id, kind, tenant, attempt, reason, error)
+             select j.id, j.kind, j.tenant, r.attempt, r.dead, r.error
+             from r join causelist.job j on j.id = r.id where r.dead is not null),
+         freed as (
+             delete from causelist.job_key k using r
+             where r.keyed and r.delay is null and k.job_id = r.id and k.hold = 'while'),
+         stopped as (
+             delete from causelist.cancel_request c
+             where c.id = any (array(select id from r where delay is null)))
+         select count(*) from r"
+    );
+    let recorded: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(fence)
+        .bind(batch.iter().map(|s| s.id).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| s.attempt).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| s.outcome.word()).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| s.outcome.error().map(storable)).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| stored_result(&s.outcome)).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| s.started_at).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| s.outcome.delay().map(|d| d.as_secs_f64())).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| s.outcome.dead_reason()).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| s.keyed).collect::<Vec<_>>())
+        .fetch_one(db)
+        .await?;
+    Ok(recorded.unsigned_abs())
+}
+
+/// PostgreSQL can't store NUL; an error's text must never be what keeps a job from being settled.
+fn storable(text: &str) -> String {
+    text.chars().map(|c| if c == '\0' { '\u{fffd}' } else { c }).take(ERROR_LIMIT).collect()
+}
+
+fn stored_result(outcome: &Outcome) -> Option<Value> {
+    let Outcome::Done(value) = outcome else { return None };
+    if value.is_null() {
+        return None;
+    }
+    let size = value.to_string().len();
+    if size > RESULT_LIMIT {
+        return Some(serde_json::json!({
+            "tooLarge": format!("the result took {size} bytes; the limit is {RESULT_LIMIT}")
+        }));
+    }
+    let mut value = value.clone();
+    replace_nul(&mut value);
+    Some(value)
+}
+
+fn replace_nul(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{fffd}"),
+        Value::Array(items) => items.iter_mut().for_each(replace_nul),
+        Value::Object(fields) => {
+            if fields.keys().any(|k| k.contains('\0')) {
+                *fields = std::mem::take(fields)
+                    .into_iter()
+                    .map(|(k, v)| (k.replace('\0', "\u{fffd}"), v))
+                    .collect();
+            }
+            fields.values_mut().for_each(replace_nul);
+        }
+        _ => {}
+    }
+}

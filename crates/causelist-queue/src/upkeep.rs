@@ -1,0 +1,114 @@
+//! What every worker does for the fleet, besides its own jobs: promote what has come due, rescue
+//! the jobs of workers that died, say that it is alive, keep partitions ahead.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+/// How many scheduled jobs become ready in one statement.
+const PROMOTE_BATCH: i64 = 1000;
+
+/// Moves scheduled jobs that have come due to where they can be claimed; gives their queues.
+pub(crate) async fn promote(pool: &PgPool) -> sqlx::Result<Vec<String>> {
+    let mut queues: Vec<String> = Vec::new();
+    loop {
+        let moved: Vec<(String, i64)> = sqlx::query_as(
+            "with picked as materialized (
+                 select ctid from causelist.scheduled where run_at <= clock_timestamp()
+                 order by run_at, id limit $1 for update skip locked),
+             due as (
+                 delete from causelist.scheduled where ctid = any (array(select ctid from picked))
+                 returning run_at, id, queue, priority, attempt),
+             put as (
+                 insert into causelist.ready (queue, priority, rank, id, attempt)
+                 select queue, priority, (date_part('epoch', run_at) * 1e6)::bigint, id, attempt from due)
+             select queue, count(*) from due group by queue",
+        )
+        .bind(PROMOTE_BATCH)
+        .fetch_all(pool)
+        .await?;
+        let count: i64 = moved.iter().map(|(_, n)| n).sum();
+        for (queue, _) in moved {
+            if !queues.contains(&queue) {
+                queues.push(queue);
+            }
+        }
+        if count < PROMOTE_BATCH {
+            return Ok(queues);
+        }
+    }
+}
+
+/// What a rescue found.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rescued {
+    /// Claims whose lease had ended.
+    pub(crate) claims: i64,
+    /// Jobs of theirs that will run again.
+    pub(crate) again: i64,
+    /// Jobs that used up their attempts by crashing: dead letters.
+    pub(crate) dead: i64,
+}
+
+/// Takes the jobs of expired claims away from whoever held them. A crash counts as an attempt, so
+/// that a job that kills its worker ends among the dead letters; the first crash is followed by an
+/// immediate rerun, each further one waits longer.
+pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<Rescued> {
+    let (claims, again, dead): (i64, i64, i64) = sqlx::query_as(
+        "with expired as materialized (
+             select id from causelist.claim where expires_at < clock_timestamp()
+             order by id limit 100 for update skip locked),
+         gone as (
+             delete from causelist.claim c using expired where c.id = expired.id
+             returning c.id, c.worker, c.claimed_at, c.ids, c.attempts),
+         each as materialized (
+             select gone.id as fence, gone.worker, gone.claimed_at, u.id, u.attempt,
+                    j.kind, j.tenant, j.queue, j.priority, u.attempt >= j.max_attempts as last,
+                    exists (select from causelist.cancel_request r where r.id = u.id) as cancelled
+             from gone, unnest(gone.ids, gone.attempts) u(id, attempt) join causelist.job j on j.id = u.id),
+         noted as (
+             insert into causelist.attempt (job_id, attempt, fence, outcome, worker, claimed_at, error)
+             select id, attempt, fence, case when cancelled then 'cancelled' else 'crashed' end, worker, claimed_at,
+                    'the worker died or lost the database; its lease ended' from each),
+         again as (
+             insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
+             select clock_timestamp() + make_interval(secs =>
+                        case when attempt <= 1 then 0 else random() * least(600, 2 ^ least(attempt, 20)) end),
+                    id, queue, priority, attempt, 'crashed'
+             from each where not last and not cancelled returning 1),
+         died as (
+             insert into causelist.dead (id, kind, tenant, attempt, reason, error)
+             select id, kind, tenant, attempt, 'crashed', 'its worker died in each of its attempts'
+             from each where last and not cancelled returning 1),
+         freed as (
+             delete from causelist.job_key k using each
+             where k.job_id = each.id and k.hold = 'while' and (each.last or each.cancelled)),
+         stopped as (
+             delete from causelist.cancel_request r using each where r.id = each.id and each.cancelled)
+         select (select count(*) from gone), (select count(*) from again), (select count(*) from died)",
+    )
+    .fetch_one(pool)
+    .await?;
+    if claims > 0 {
+        metrics::counter!("causelist_leases_expired_total").increment(claims.unsigned_abs());
+    }
+    Ok(Rescued { claims, again, dead })
+}
+
+/// Creates the partitions of the weeks to come.
+pub(crate) async fn keep_partitions(pool: &PgPool) -> sqlx::Result<i32> {
+    sqlx::query_scalar("select causelist.keep_partitions()").fetch_one(pool).await
+}
+
+/// Forgets workers that have not been seen for a day, and cancel requests for jobs that had ended
+/// before they were heard.
+pub(crate) async fn sweep(pool: &PgPool) -> sqlx::Result<()> {
+    sqlx::query("delete from causelist.worker where seen_at < now() - interval '1 day'").execute(pool).await?;
+    sqlx::query("delete from causelist.cancel_request where requested_at < now() - interval '1 day'")
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// How often partitions and old rows are looked after.
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(3600);

@@ -74,7 +74,7 @@ pub async fn last_success(pool: &PgPool, kinds: &[&str]) -> sqlx::Result<Vec<(St
          from unnest($1::text[]) k
          cross join lateral (
              select a.finished_at from causelist.job j join causelist.attempt a on a.job_id = j.id
-             where j.kind = k and a.outcome = 'done' order by j.id desc limit 1) hit",
+             where j.kind = k and a.outcome = 'done' and not coalesce(a.result ? 'dryRun', false) order by j.id desc limit 1) hit",
     )
     .bind(kinds)
     .fetch_all(pool)

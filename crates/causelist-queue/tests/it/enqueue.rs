@@ -1,0 +1,166 @@
+//! Enqueue: one, many, keyed, later, inside a caller's transaction; refusals write nothing.
+
+use causelist_queue::{EnqueueError, Hold, NewJob, enqueue, enqueue_many};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::fixture::{Act, act_job, count, db, finished, options, put, state, worker};
+
+#[tokio::test]
+async fn is_part_of_the_callers_transaction() {
+    let db = db().await;
+    let mut tx = db.pool().begin().await.expect("a transaction");
+    let gone = enqueue(&mut tx, act_job(&Act::Count)).await.expect("is enqueued").id;
+    tx.rollback().await.expect("rolls back");
+    let mut tx = db.pool().begin().await.expect("a transaction");
+    let kept = enqueue(&mut tx, act_job(&Act::Count)).await.expect("is enqueued").id;
+    tx.commit().await.expect("commits");
+    let worker = worker(db.pool(), options());
+    let (record, attempts) = finished(db.pool(), kept).await;
+    assert_eq!((record.state.as_str(), record.result), ("done", Some(json!({ "begun": 1 }))));
+    assert_eq!(attempts.len(), 1);
+    let unknown: Option<String> =
+        sqlx::query_scalar("select causelist.job_state($1)").bind(gone).fetch_one(db.pool()).await.expect("answers");
+    assert_eq!(unknown, None);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_in_one_call_run_once_each() {
+    let db = db().await;
+    let jobs: Vec<NewJob> = (0..10_000).map(|_| act_job(&Act::Count)).collect();
+    let mut conn = db.pool().acquire().await.expect("a connection");
+    let made = enqueue_many(&mut conn, &jobs).await.expect("are enqueued");
+    drop(conn);
+    let mut ids: Vec<i64> = made.iter().map(|m| m.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 10_000, "ids are unique");
+    let mut busy = options();
+    busy.concurrency = 50;
+    busy.batch = 50;
+    let workers = [worker(db.pool(), busy.clone()), worker(db.pool(), busy)];
+    crate::fixture::until("all are done", || async {
+        count(db.pool(), "select count(*) from causelist.attempt where outcome = 'done'").await == 10_000
+    })
+    .await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    assert_eq!(count(db.pool(), "select count(*) from begun").await, 10_000);
+    assert_eq!(count(db.pool(), "select count(distinct job) from begun").await, 10_000);
+    crate::fixture::assert_idle(db.pool()).await;
+}
+
+#[tokio::test]
+async fn priority_then_time_decide_the_order() {
+    let db = db().await;
+    let past = |s: i64| chrono::DateTime::UNIX_EPOCH + chrono::Duration::seconds(1_000_000_000 + s);
+    let late = put(db.pool(), act_job(&Act::Count).run_at(past(20))).await;
+    let early = put(db.pool(), act_job(&Act::Count).run_at(past(10))).await;
+    let urgent = put(db.pool(), act_job(&Act::Count).priority(-5)).await;
+    let mut one = options();
+    one.concurrency = 1;
+    let worker = worker(db.pool(), one);
+    for id in [late, early, urgent] {
+        finished(db.pool(), id).await;
+    }
+    worker.stop().await;
+    let order: Vec<i64> = sqlx::query_scalar("select job_id from causelist.attempt order by fence")
+        .fetch_all(db.pool())
+        .await
+        .expect("rows");
+    assert_eq!(order, [urgent, early, late]);
+}
+
+#[tokio::test]
+async fn a_later_job_waits_until_it_is_due() {
+    let db = db().await;
+    let far = put(db.pool(), act_job(&Act::Count).run_at(chrono::DateTime::UNIX_EPOCH + chrono::Duration::days(36_500))).await;
+    let soon: chrono::DateTime<chrono::Utc> =
+        sqlx::query_scalar("select now() + interval '300 ms'").fetch_one(db.pool()).await.expect("a time");
+    let near = put(db.pool(), act_job(&Act::Count).run_at(soon)).await;
+    assert_eq!(state(db.pool(), near).await, "scheduled");
+    let worker = worker(db.pool(), options());
+    let (_, attempts) = finished(db.pool(), near).await;
+    assert!(attempts[0].claimed_at >= soon);
+    assert_eq!(state(db.pool(), far).await, "scheduled");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_stands_for_its_job_as_long_as_it_is_held() {
+    let db = db().await;
+    let tenant = Uuid::new_v4();
+    let other = Uuid::new_v4();
+    let mut conn = db.pool().acquire().await.expect("a connection");
+    let mut add = async |job: NewJob| enqueue(&mut conn, job).await.expect("is taken");
+    let first = add(act_job(&Act::Count).tenant(tenant).key("k")).await;
+    assert!(!first.duplicate);
+    let again = add(act_job(&Act::Count).tenant(tenant).key("k")).await;
+    assert_eq!((again.id, again.duplicate), (first.id, true));
+    assert!(!add(act_job(&Act::Count).tenant(other).key("k")).await.duplicate, "another tenant's key");
+    assert!(!add(act_job(&Act::Count).key("k")).await.duplicate, "no tenant's key");
+    let for_ever = add(act_job(&Act::Count).key_held("e", Hold::Ever)).await;
+    let past = chrono::DateTime::UNIX_EPOCH;
+    let expired = add(act_job(&Act::Count).key_held("u", Hold::Until(past))).await;
+    let taken_over = add(act_job(&Act::Count).key_held("u", Hold::Until(past + chrono::Duration::days(36_500)))).await;
+    assert!(!taken_over.duplicate && taken_over.id != expired.id);
+    assert!(add(act_job(&Act::Count).key_held("u", Hold::Ever)).await.duplicate);
+    let worker = worker(db.pool(), options());
+    finished(db.pool(), first.id).await;
+    finished(db.pool(), for_ever.id).await;
+    worker.stop().await;
+    assert!(!add(act_job(&Act::Count).tenant(tenant).key("k")).await.duplicate, "freed by its end");
+    assert!(add(act_job(&Act::Count).key_held("e", Hold::Ever)).await.duplicate, "held for ever");
+}
+
+#[tokio::test]
+async fn two_hundred_callers_with_one_key_get_one_job() {
+    let db = db().await;
+    let pool = db.another_pool(40).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let pool = pool.clone();
+        callers.spawn(async move {
+            let mut conn = pool.acquire().await.expect("a connection");
+            enqueue(&mut conn, act_job(&Act::Count).key("same")).await.expect("is taken")
+        });
+    }
+    let answers = callers.join_all().await;
+    assert_eq!(answers.iter().filter(|a| !a.duplicate).count(), 1);
+    assert!(answers.iter().all(|a| a.id == answers[0].id));
+    assert_eq!(count(db.pool(), "select count(*) from causelist.job").await, 1);
+}
+
+#[tokio::test]
+async fn a_duplicate_in_a_batch_blocks_nothing() {
+    let db = db().await;
+    let mut conn = db.pool().acquire().await.expect("a connection");
+    let jobs = [
+        act_job(&Act::Count).key("a"),
+        act_job(&Act::Count),
+        act_job(&Act::Count).key("a"),
+        act_job(&Act::Count).key("b"),
+    ];
+    let made = enqueue_many(&mut conn, &jobs).await.expect("are taken");
+    assert_eq!(made.iter().map(|m| m.duplicate).collect::<Vec<_>>(), [false, false, true, false]);
+    assert_eq!(made[0].id, made[2].id);
+    assert_eq!(count(db.pool(), "select count(*) from causelist.job").await, 3);
+}
+
+#[tokio::test]
+async fn what_is_refused_writes_nothing() {
+    let db = db().await;
+    let mut conn = db.pool().acquire().await.expect("a connection");
+    let jobs = [act_job(&Act::Count).key("x"), NewJob::raw("Bad Kind", json!({}))];
+    let error = enqueue_many(&mut conn, &jobs).await.expect_err("is refused");
+    assert!(error.to_string().contains("Bad Kind"), "{error}");
+    let error = enqueue(&mut conn, act_job(&Act::Count).queue("nowhere")).await.expect_err("is refused");
+    assert!(matches!(error, EnqueueError::UnknownQueue(_)), "{error}");
+    let error = enqueue(&mut conn, NewJob::raw("act", json!({ "a": "\0" }))).await.expect_err("is refused");
+    assert!(matches!(error, EnqueueError::Nul), "{error}");
+    for table in ["select count(*) from causelist.job", "select count(*) from causelist.job_key"] {
+        assert_eq!(count(db.pool(), table).await, 0);
+    }
+}

@@ -25,13 +25,15 @@ pub struct KindSpec {
     pub retry: RetryPolicy,
     /// How long a run is expected to take, at most.
     pub expected: Duration,
-    /// The schedule every tenant gets unless it has its own; none for jobs that only others enqueue.
+    /// The schedule that is made for the kind; none for jobs that only others enqueue.
     pub schedule: Option<DefaultSchedule>,
 }
 
-/// A kind's default schedule, in each tenant's own zone.
+/// A kind's default schedule.
 #[derive(Debug, Clone, Copy)]
 pub struct DefaultSchedule {
+    /// Whether each tenant gets one, in its own zone; else one for the whole fleet, in UTC.
+    pub per_tenant: bool,
     /// Five-field cron.
     pub cron: &'static str,
     /// How late an instant may still fire when schedulers were away.

@@ -39,8 +39,8 @@ select s.id, s.kind, s.tenant, s.cron, case when s.zone = 'tenant' then coalesce
        s.misfire, s.paused, s.next_at, s.last_at
 from causelist.schedule s left join causelist.tenant_setting t on t.tenant = s.tenant";
 
-/// Gives every tenant the schedules of every kind that has a default one; leaves existing ones
-/// alone. Returns how many are new.
+/// Makes the default schedules that are missing: one per tenant and kind, or one for the fleet, as
+/// the kind says. Leaves existing ones alone. Returns how many are new.
 ///
 /// # Errors
 /// When the database can't be reached.
@@ -53,13 +53,16 @@ pub async fn ensure_defaults(
     let mut made = 0;
     for spec in registry.specs() {
         let Some(default) = spec.schedule else { continue };
-        let missing: Vec<(TenantId, String)> = sqlx::query_as(
-            "select n.tenant, coalesce(t.zone, $3) from unnest($2::uuid[]) n(tenant)
-             left join causelist.tenant_setting t on t.tenant = n.tenant
-             where not exists (select from causelist.schedule s where s.kind = $1 and s.tenant = n.tenant)",
+        let wanted: Vec<Option<TenantId>> =
+            if default.per_tenant { tenants.iter().copied().map(Some).collect() } else { vec![None] };
+        let missing: Vec<(Option<TenantId>, String)> = sqlx::query_as(
+            "select n.tenant, case when n.tenant is null then 'UTC' else coalesce(t.zone, $3) end
+             from unnest($2::uuid[]) n(tenant) left join causelist.tenant_setting t on t.tenant = n.tenant
+             where not exists (select from causelist.schedule s
+                               where s.kind = $1 and s.tenant is not distinct from n.tenant)",
         )
         .bind(spec.kind)
-        .bind(tenants)
+        .bind(wanted)
         .bind(super::DEFAULT_ZONE)
         .fetch_all(pool)
         .await?;
@@ -71,23 +74,25 @@ pub async fn ensure_defaults(
                     ids.push(tenant);
                     next.push(cron.next_after(zone, now));
                 }
-                Err(error) => tracing::error!(kind = spec.kind, %error, "no schedule for a tenant: its zone can't be read"),
+                Err(error) => {
+                    tracing::error!(kind = spec.kind, %error, "no schedule for a tenant: its zone can't be read");
+                }
             }
         }
         if ids.is_empty() {
             continue;
         }
-        let window = PgInterval { months: 0, days: 0, microseconds: i64::try_from(default.misfire_window.as_micros()).unwrap_or(i64::MAX) };
+        let micros = i64::try_from(default.misfire_window.as_micros()).unwrap_or(i64::MAX);
         made += sqlx::query(
             "insert into causelist.schedule (kind, tenant, cron, zone, misfire, misfire_window, next_at)
-             select $1, n.tenant, $3, 'tenant', 'last', $4, n.next
+             select $1, n.tenant, $3, case when n.tenant is null then 'UTC' else 'tenant' end, 'last', $4, n.next
              from unnest($2::uuid[], $5::timestamptz[]) n(tenant, next)
              on conflict do nothing",
         )
         .bind(spec.kind)
         .bind(&ids)
         .bind(default.cron)
-        .bind(window)
+        .bind(PgInterval { months: 0, days: 0, microseconds: micros })
         .bind(&next)
         .execute(pool)
         .await?

@@ -24,11 +24,11 @@ async fn the_jobs_of_a_dead_worker_are_taken_up_within_two_leases() {
     let db = db().await;
     // A worker of its own process would be killed; here its tasks end without a word, connections
     // and all. The outer tests do the same with SIGKILL.
-    let doomed_pool = db.another_pool(10).await;
-    let pool = doomed_pool.clone();
+    let url = db.url().to_owned();
     let doomed = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         runtime.block_on(async move {
+            let pool = sqlx::PgPool::connect(&url).await.expect("connects");
             let running = worker(&pool, options());
             until("it has begun", || async { count(&pool, "select count(*) from begun").await == 2 }).await;
             drop(running);

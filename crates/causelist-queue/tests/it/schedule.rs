@@ -26,6 +26,7 @@ impl Job for Minutely {
     fn spec() -> KindSpec {
         KindSpec {
             schedule: Some(DefaultSchedule {
+                per_tenant: true,
                 cron: "* * * * *",
                 misfire_window: Duration::from_secs(300),
                 stale_after: Duration::from_secs(600),
@@ -47,6 +48,7 @@ impl Job for Daily {
     fn spec() -> KindSpec {
         KindSpec {
             schedule: Some(DefaultSchedule {
+                per_tenant: true,
                 cron: "0 8 * * *",
                 misfire_window: Duration::from_secs(7200),
                 stale_after: Duration::from_secs(600),

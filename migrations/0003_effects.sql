@@ -38,7 +38,8 @@ create table causelist.message (
     -- Not before (quiet hours, a provider's pause).
     not_before    timestamptz,
     attempts      smallint not null default 0,
-    -- Set at hand-off: which delivery job, under which fence.
+    -- Which delivery job has (or had) it in hand, under which fence. While that job's lease lives,
+    -- others pass over the message.
     handed_by     bigint,
     handed_fence  bigint,
     handed_off_at timestamptz,
@@ -49,7 +50,7 @@ create table causelist.message (
     created_at    timestamptz not null default now(),
     unique (tenant, template, entity_id, occasion, recipient, channel)
 );
-create index message_reserved_idx on causelist.message (channel, id) where state = 'reserved';
+create index message_reserved_idx on causelist.message (tenant, channel, id) where state = 'reserved';
 create index message_handed_idx on causelist.message (handed_off_at) where state = 'handed_off';
 create index message_tenant_idx on causelist.message (tenant, id desc);
 

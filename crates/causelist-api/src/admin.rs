@@ -24,11 +24,13 @@ pub struct AdminState {
 }
 
 /// Run times from a millisecond to ten minutes: the five jobs are expected within 2 to 60 s.
-const RUN_BUCKETS: [f64; 14] =
-    [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
+const RUN_BUCKETS: [f64; 14] = [
+    0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0,
+];
 /// Waiting times: from what an idle worker takes to pick up (2 ms) to an hour.
-const WAIT_BUCKETS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
+const WAIT_BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0,
+];
 
 /// Installs the process's metrics recorder. Call it once, before anything is counted.
 ///
@@ -38,7 +40,10 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("causelist_job_run_seconds".into()), &RUN_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full("causelist_job_wait_seconds".into()), &WAIT_BUCKETS)?
-        .set_buckets_for_metric(Matcher::Full("causelist_schedule_lateness_seconds".into()), &WAIT_BUCKETS)?
+        .set_buckets_for_metric(
+            Matcher::Full("causelist_schedule_lateness_seconds".into()),
+            &WAIT_BUCKETS,
+        )?
         .install_recorder()?;
     describe();
     gauge!("causelist_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -47,20 +52,58 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
 
 fn describe() {
     describe_counter!("causelist_jobs_enqueued_total", "Jobs enqueued by this process");
-    describe_counter!("causelist_jobs_finished_total", "Attempts that ended in this process, by outcome");
+    describe_counter!(
+        "causelist_jobs_finished_total",
+        "Attempts that ended in this process, by outcome"
+    );
     describe_histogram!("causelist_job_run_seconds", Unit::Seconds, "How long attempts ran");
-    describe_histogram!("causelist_job_wait_seconds", Unit::Seconds, "How long jobs were ready before they were claimed");
-    describe_gauge!("causelist_queue_depth", "Jobs of a queue by state; the same from every process");
-    describe_gauge!("causelist_queue_oldest_ready_age_seconds", Unit::Seconds, "How long the oldest ready job waits");
+    describe_histogram!(
+        "causelist_job_wait_seconds",
+        Unit::Seconds,
+        "How long jobs were ready before they were claimed"
+    );
+    describe_gauge!(
+        "causelist_queue_depth",
+        "Jobs of a queue by state; the same from every process"
+    );
+    describe_gauge!(
+        "causelist_queue_oldest_ready_age_seconds",
+        Unit::Seconds,
+        "How long the oldest ready job waits"
+    );
     describe_gauge!("causelist_dead_letters", "Jobs that gave up and wait for a person");
-    describe_counter!("causelist_leases_expired_total", "Claims taken over from workers that died");
-    describe_counter!("causelist_stale_settles_total", "Settles refused since the lease had been lost");
-    describe_histogram!("causelist_schedule_lateness_seconds", Unit::Seconds, "How long after its instant a schedule fired");
-    describe_gauge!("causelist_schedule_last_success_timestamp_seconds", Unit::Seconds, "When a kind last ran well");
-    describe_gauge!("causelist_scheduler_last_tick_timestamp_seconds", Unit::Seconds, "When this process's scheduler last ticked");
+    describe_counter!(
+        "causelist_leases_expired_total",
+        "Claims taken over from workers that died"
+    );
+    describe_counter!(
+        "causelist_stale_settles_total",
+        "Settles refused since the lease had been lost"
+    );
+    describe_histogram!(
+        "causelist_schedule_lateness_seconds",
+        Unit::Seconds,
+        "How long after its instant a schedule fired"
+    );
+    describe_gauge!(
+        "causelist_schedule_last_success_timestamp_seconds",
+        Unit::Seconds,
+        "When a kind last ran well"
+    );
+    describe_gauge!(
+        "causelist_scheduler_last_tick_timestamp_seconds",
+        Unit::Seconds,
+        "When this process's scheduler last ticked"
+    );
     describe_counter!("causelist_notifications_total", "Messages by channel and outcome");
-    describe_gauge!("causelist_notifications_unknown", "Messages of which nobody knows whether they arrived");
-    describe_gauge!("causelist_db_pool_connections", "Connections of this process's pool by state");
+    describe_gauge!(
+        "causelist_notifications_unknown",
+        "Messages of which nobody knows whether they arrived"
+    );
+    describe_gauge!(
+        "causelist_db_pool_connections",
+        "Connections of this process's pool by state"
+    );
     describe_gauge!("causelist_build_info", "1, with the version as a label");
 }
 
@@ -87,7 +130,10 @@ async fn readyz(State(state): State<AdminState>) -> Response {
         if pending.is_empty() {
             Ok(())
         } else {
-            Err(format!("{} migrations are pending: run causelist migrate", pending.len()))
+            Err(format!(
+                "{} migrations are pending: run causelist migrate",
+                pending.len()
+            ))
         }
     };
     let ended = tokio::time::timeout(Duration::from_secs(5), check)
@@ -110,12 +156,20 @@ async fn metrics_page(State(state): State<AdminState>) -> Response {
         Ok(Err(error)) => tracing::warn!(%error, "the fleet's gauges could not be read"),
         Err(_) => tracing::warn!("the fleet's gauges took longer than 3 s"),
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render()).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        state.metrics.render(),
+    )
+        .into_response()
 }
 
 async fn fleet(state: &AdminState) -> sqlx::Result<()> {
     for queue in stats::queues(&state.pool).await? {
-        for (word, count) in [("ready", queue.ready), ("scheduled", queue.scheduled), ("running", queue.running)] {
+        for (word, count) in [
+            ("ready", queue.ready),
+            ("scheduled", queue.scheduled),
+            ("running", queue.running),
+        ] {
             gauge!("causelist_queue_depth", "queue" => queue.name.clone(), "state" => word).set(count as f64);
         }
         gauge!("causelist_queue_oldest_ready_age_seconds", "queue" => queue.name).set(queue.oldest_ready_seconds);

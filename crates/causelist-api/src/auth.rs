@@ -24,7 +24,9 @@ pub struct NewKey {
 
 impl std::fmt::Debug for NewKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewKey").field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("NewKey")
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 
@@ -54,10 +56,13 @@ fn hash(key: &str) -> Vec<u8> {
 
 /// The key in `Authorization: Bearer <key>` or `x-api-key: <key>`.
 fn presented(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| {
-        let (scheme, key) = v.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
-    });
+    let bearer = headers
+        .get("authorization")
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| {
+            let (scheme, key) = v.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+        });
     bearer.or_else(|| headers.get("x-api-key").and_then(|v| v.to_str().ok()).map(str::trim))
 }
 
@@ -74,10 +79,15 @@ pub(crate) async fn authenticate(pool: &PgPool, headers: &HeaderMap) -> sqlx::Re
     .bind(hash(key))
     .fetch_optional(pool)
     .await?;
-    let Some((id, name, tenant, note)) = found else { return Ok(None) };
+    let Some((id, name, tenant, note)) = found else {
+        return Ok(None);
+    };
     if note {
         // A minute's precision is enough, and keeps busy callers from writing at every request.
-        sqlx::query("update causelist.api_key set last_used = now() where id = $1").bind(id).execute(pool).await?;
+        sqlx::query("update causelist.api_key set last_used = now() where id = $1")
+            .bind(id)
+            .execute(pool)
+            .await?;
     }
     Ok(Some(Caller { name, tenant }))
 }

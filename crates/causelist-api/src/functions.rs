@@ -36,14 +36,22 @@ struct Failure {
 
 impl Failure {
     fn new(status: StatusCode, error: &'static str, details: impl Into<String>) -> Self {
-        Self { status, error, details: details.into() }
+        Self {
+            status,
+            error,
+            details: details.into(),
+        }
     }
 }
 
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
         tracing::error!(%error, "a function call failed at the database");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "Database unavailable", "the database could not be used; try again")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Database unavailable",
+            "the database could not be used; try again",
+        )
     }
 }
 
@@ -82,10 +90,23 @@ async fn run(
             "no valid API key: send it as `Authorization: Bearer <key>` or `x-api-key: <key>`",
         )
     })?;
-    let spec = state.registry.spec(kind).filter(|_| state.registry.is_planned(kind)).ok_or_else(|| {
-        let known: Vec<_> = state.registry.specs().map(|s| s.kind).filter(|k| state.registry.is_planned(k)).collect();
-        Failure::new(StatusCode::NOT_FOUND, "Not found", format!("there is no function {kind:?}; there are {}", known.join(", ")))
-    })?;
+    let spec = state
+        .registry
+        .spec(kind)
+        .filter(|_| state.registry.is_planned(kind))
+        .ok_or_else(|| {
+            let known: Vec<_> = state
+                .registry
+                .specs()
+                .map(|s| s.kind)
+                .filter(|k| state.registry.is_planned(k))
+                .collect();
+            Failure::new(
+                StatusCode::NOT_FOUND,
+                "Not found",
+                format!("there is no function {kind:?}; there are {}", known.join(", ")),
+            )
+        })?;
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -97,22 +118,36 @@ async fn run(
     let request = read(&body)?;
     let tenant = match (caller.tenant, request.tenant) {
         (Some(own), Some(asked)) if own != asked => {
-            return Err(Failure::new(StatusCode::NOT_FOUND, "Not found", format!("there is no tenant {asked} for this key")));
+            return Err(Failure::new(
+                StatusCode::NOT_FOUND,
+                "Not found",
+                format!("there is no tenant {asked} for this key"),
+            ));
         }
         (own, asked) => own.or(asked),
     };
     let Ok(_place) = state.waiting.try_acquire() else {
-        return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, "Too many requests", "too many runs are waiting for their result; try again"));
+        return Err(Failure::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many requests",
+            "too many runs are waiting for their result; try again",
+        ));
     };
     if !causelist_queue::stats::is_served(&state.pool, spec.queue).await? {
         return Err(Failure::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "No worker",
-            format!("no worker takes jobs from queue {:?}; nothing was enqueued. Start one: causelist worker", spec.queue),
+            format!(
+                "no worker takes jobs from queue {:?}; nothing was enqueued. Start one: causelist worker",
+                spec.queue
+            ),
         ));
     }
     let executed_at = request.executed_at.unwrap_or(now);
-    let args = json!(RunArgs { executed_at: Some(executed_at), dry_run: request.dry_run });
+    let args = json!(RunArgs {
+        executed_at: Some(executed_at),
+        dry_run: request.dry_run
+    });
     let begun = Instant::now();
     let mut db = state.pool.acquire().await?;
     let made = causelist_queue::enqueue(&mut db, NewJob::with_spec(spec, args).tenant(tenant))
@@ -134,7 +169,9 @@ fn read(body: &[u8]) -> Result<Request, Failure> {
     let bad = |details: String| Failure::new(StatusCode::BAD_REQUEST, "Bad request", details);
     let value: Value = serde_json::from_slice(body).map_err(|e| bad(format!("the body is not JSON: {e}")))?;
     if !value.is_object() {
-        return Err(bad("the body must be a JSON object, such as {\"executedAt\": \"2025-01-15T10:30:00Z\"}".into()));
+        return Err(bad(
+            "the body must be a JSON object, such as {\"executedAt\": \"2025-01-15T10:30:00Z\"}".into(),
+        ));
     }
     let request = Request::deserialize(&value).map_err(|e| {
         let wrong = ["executedAt", "tenant", "dryRun"]
@@ -147,7 +184,10 @@ fn read(body: &[u8]) -> Result<Request, Failure> {
     if let Some(at) = request.executed_at
         && !(946_684_800..4_102_444_800).contains(&at.timestamp())
     {
-        return Err(bad(format!("executedAt {:?}: must lie between 2000 and 2100", instant(at))));
+        return Err(bad(format!(
+            "executedAt {:?}: must lie between 2000 and 2100",
+            instant(at)
+        )));
     }
     Ok(request)
 }
@@ -224,12 +264,24 @@ mod tests {
     fn bad_bodies_are_refused_and_named() {
         assert!(refused("{oops").1.contains("not JSON"));
         assert!(refused("[1]").1.contains("must be a JSON object"));
-        assert!(refused(r#"{"executedAt": "yesterday"}"#).1.contains("executedAt = \"yesterday\""));
+        assert!(
+            refused(r#"{"executedAt": "yesterday"}"#)
+                .1
+                .contains("executedAt = \"yesterday\"")
+        );
         assert!(refused(r#"{"executedAt": 5}"#).1.contains("executedAt = 5"));
         assert!(refused(r#"{"dryRun": "yes"}"#).1.contains("dryRun = \"yes\""));
         assert!(refused(r#"{"tenant": "acme"}"#).1.contains("tenant = \"acme\""));
-        assert!(refused(r#"{"executeAt": "2025-01-15T10:30:00Z"}"#).1.contains("executeAt"));
-        assert!(refused(r#"{"executedAt": "0001-01-15T10:30:00Z"}"#).1.contains("between 2000 and 2100"));
+        assert!(
+            refused(r#"{"executeAt": "2025-01-15T10:30:00Z"}"#)
+                .1
+                .contains("executeAt")
+        );
+        assert!(
+            refused(r#"{"executedAt": "0001-01-15T10:30:00Z"}"#)
+                .1
+                .contains("between 2000 and 2100")
+        );
         assert_eq!(refused("[1]").0, 400);
     }
 }

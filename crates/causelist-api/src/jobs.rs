@@ -15,8 +15,16 @@ pub(crate) async fn show(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
-    let caller = authenticate(&state.pool, &headers).await?.ok_or_else(Problem::unauthorized)?;
-    let missing = || Problem::new(StatusCode::NOT_FOUND, "no-such-job", format!("job {id:?} does not exist"));
+    let caller = authenticate(&state.pool, &headers)
+        .await?
+        .ok_or_else(Problem::unauthorized)?;
+    let missing = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no-such-job",
+            format!("job {id:?} does not exist"),
+        )
+    };
     let number: i64 = id.parse().map_err(|_| missing())?;
     let mut db = state.pool.acquire().await?;
     let (job, attempts) = causelist_queue::show(&mut db, number).await?.ok_or_else(missing)?;

@@ -15,7 +15,11 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, detail: detail.into() }
+        Self {
+            status,
+            kind,
+            detail: detail.into(),
+        }
     }
 
     pub(crate) fn unauthorized() -> Self {
@@ -30,7 +34,11 @@ impl Problem {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         tracing::error!(%error, "a request failed at the database");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "database", "the database could not be used; try again")
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "database",
+            "the database could not be used; try again",
+        )
     }
 }
 
@@ -42,6 +50,11 @@ impl IntoResponse for Problem {
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+        (
+            self.status,
+            [(header::CONTENT_TYPE, "application/problem+json")],
+            body.to_string(),
+        )
+            .into_response()
     }
 }

@@ -44,7 +44,14 @@ impl ApiState {
         wait_limit: Duration,
         body_limit: usize,
     ) -> Self {
-        Self { pool, registry, clock, wait_limit, waiting: Arc::new(Semaphore::new(WAITING_MAX)), body_limit }
+        Self {
+            pool,
+            registry,
+            clock,
+            wait_limit,
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            body_limit,
+        }
     }
 }
 
@@ -63,7 +70,9 @@ pub fn router(state: ApiState) -> Router {
             HeaderName::from_static("apikey"),
         ])
         .max_age(Duration::from_secs(3600));
-    let functions = Router::new().route("/functions/v1/{kind}", post(functions::call)).layer(cors);
+    let functions = Router::new()
+        .route("/functions/v1/{kind}", post(functions::call))
+        .layer(cors);
     Router::new()
         .route("/", get(index))
         .route("/api/v1/jobs/{id}", get(jobs::show))
@@ -92,5 +101,9 @@ async fn index(State(state): State<ApiState>) -> impl IntoResponse {
 }
 
 async fn not_found(uri: axum::http::Uri) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "not-found", format!("there is nothing at {}", uri.path()))
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "not-found",
+        format!("there is nothing at {}", uri.path()),
+    )
 }

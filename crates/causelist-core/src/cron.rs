@@ -64,7 +64,10 @@ pub fn parse_zone(name: &str) -> Result<Tz, CronError> {
             .iter()
             .map(|tz| tz.name())
             .find(|known| plain(known) == wanted || city(&plain(known)) == city(&wanted));
-        CronError::Zone { zone: name.chars().take(64).collect(), hint: hint.map(str::to_owned) }
+        CronError::Zone {
+            zone: name.chars().take(64).collect(),
+            hint: hint.map(str::to_owned),
+        }
     })
 }
 
@@ -75,27 +78,48 @@ impl FromStr for Cron {
         let text = text.trim();
         let shown: String = text.chars().take(100).collect();
         if text.len() > 200 {
-            return Err(CronError::Syntax { text: shown, problem: "is longer than 200 characters".into() });
+            return Err(CronError::Syntax {
+                text: shown,
+                problem: "is longer than 200 characters".into(),
+            });
         }
         let fields: Vec<&str> = text.split_whitespace().collect();
         let hours = match (fields.as_slice(), text.starts_with('@')) {
-            ([name], true) => if name.eq_ignore_ascii_case("@hourly") { "*" } else { "0" },
+            ([name], true) => {
+                if name.eq_ignore_ascii_case("@hourly") {
+                    "*"
+                } else {
+                    "0"
+                }
+            }
             ([_, hours, _, _, _], false) | ([_, _, hours, _, _, _], false) => hours,
             (other, _) => {
                 return Err(CronError::Syntax {
                     text: shown,
-                    problem: format!("has {} fields instead of five (or six, with seconds first)", other.len()),
+                    problem: format!(
+                        "has {} fields instead of five (or six, with seconds first)",
+                        other.len()
+                    ),
                 });
             }
         };
         let periodic = hours.starts_with('*');
-        let pattern = croner::Cron::from_str(text)
-            .map_err(|e| CronError::Syntax { text: shown.clone(), problem: e.to_string() })?;
-        let cron = Self { text: text.to_owned(), pattern, periodic };
+        let pattern = croner::Cron::from_str(text).map_err(|e| CronError::Syntax {
+            text: shown.clone(),
+            problem: e.to_string(),
+        })?;
+        let cron = Self {
+            text: text.to_owned(),
+            pattern,
+            periodic,
+        };
         // From a fixed date, so that the answer never depends on the day; 28 years hold every
         // combination of weekday and leap day.
         let base = DateTime::UNIX_EPOCH.naive_utc() + Duration::days(366 * 50);
-        if cron.next_wall(base).is_none_or(|next| next > base + Duration::days(366 * 40)) {
+        if cron
+            .next_wall(base)
+            .is_none_or(|next| next > base + Duration::days(366 * 40))
+        {
             return Err(CronError::Never { text: shown });
         }
         Ok(cron)
@@ -119,7 +143,9 @@ impl Cron {
     #[must_use]
     pub fn next_after(&self, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let offset_at = |t: DateTime<Utc>| {
-            Duration::seconds(i64::from(zone.offset_from_utc_datetime(&t.naive_utc()).fix().local_minus_utc()))
+            Duration::seconds(i64::from(
+                zone.offset_from_utc_datetime(&t.naive_utc()).fix().local_minus_utc(),
+            ))
         };
         // Walks from one stretch of constant offset to the next: within one, wall clock and instant
         // differ by a constant.
@@ -195,7 +221,11 @@ fn first_change(
             let (mut low, mut high) = (same, step);
             while high - low > Duration::seconds(1) {
                 let middle = low + Duration::seconds((high - low).num_seconds() / 2);
-                if offset_at(middle) == offset { low = middle } else { high = middle }
+                if offset_at(middle) == offset {
+                    low = middle
+                } else {
+                    high = middle
+                }
             }
             // Offsets change on whole seconds.
             return Some(high - Duration::nanoseconds(i64::from(high.timestamp_subsec_nanos())));
@@ -217,46 +247,88 @@ mod tests {
 
     fn fires(cron: &str, zone: Tz, after: &str, until: &str) -> Vec<String> {
         let cron: Cron = cron.parse().expect("a cron expression");
-        cron.between(zone, utc(after), utc(until), 100).map(|t| t.format("%d %H:%M").to_string()).collect()
+        cron.between(zone, utc(after), utc(until), 100)
+            .map(|t| t.format("%d %H:%M").to_string())
+            .collect()
     }
 
     #[test]
     fn daily_in_kolkata_is_half_past_two_utc() {
-        let got = fires("0 8 * * *", Tz::Asia__Kolkata, "2026-11-23T00:00:00Z", "2026-11-25T00:00:00Z");
+        let got = fires(
+            "0 8 * * *",
+            Tz::Asia__Kolkata,
+            "2026-11-23T00:00:00Z",
+            "2026-11-25T00:00:00Z",
+        );
         assert_eq!(got, ["23 02:30", "24 02:30"]);
     }
 
     #[test]
     fn a_time_that_is_jumped_over_fires_at_the_jump() {
         // London, 29 March 2026: 01:00 GMT becomes 02:00 BST.
-        let got = fires("30 1 * * *", Tz::Europe__London, "2026-03-28T00:00:00Z", "2026-03-31T00:00:00Z");
+        let got = fires(
+            "30 1 * * *",
+            Tz::Europe__London,
+            "2026-03-28T00:00:00Z",
+            "2026-03-31T00:00:00Z",
+        );
         assert_eq!(got, ["28 01:30", "29 01:00", "30 00:30"]);
     }
 
     #[test]
     fn a_time_that_comes_twice_fires_once_at_the_first() {
         // London, 25 October 2026: 02:00 BST becomes 01:00 GMT.
-        let got = fires("30 1 * * *", Tz::Europe__London, "2026-10-24T12:00:00Z", "2026-10-26T12:00:00Z");
+        let got = fires(
+            "30 1 * * *",
+            Tz::Europe__London,
+            "2026-10-24T12:00:00Z",
+            "2026-10-26T12:00:00Z",
+        );
         assert_eq!(got, ["25 00:30", "26 01:30"]);
         // Also when asked from between the two.
-        let got = fires("30 1 * * *", Tz::Europe__London, "2026-10-25T00:45:00Z", "2026-10-25T12:00:00Z");
+        let got = fires(
+            "30 1 * * *",
+            Tz::Europe__London,
+            "2026-10-25T00:45:00Z",
+            "2026-10-25T12:00:00Z",
+        );
         assert!(got.is_empty());
     }
 
     #[test]
     fn a_period_goes_on_through_both_changes() {
-        let spring = fires("*/30 * * * *", Tz::Europe__London, "2026-03-29T00:00:00Z", "2026-03-29T02:00:00Z");
+        let spring = fires(
+            "*/30 * * * *",
+            Tz::Europe__London,
+            "2026-03-29T00:00:00Z",
+            "2026-03-29T02:00:00Z",
+        );
         assert_eq!(spring, ["29 00:30", "29 01:00", "29 01:30", "29 02:00"]);
-        let autumn = fires("*/30 * * * *", Tz::Europe__London, "2026-10-24T23:30:00Z", "2026-10-25T02:00:00Z");
+        let autumn = fires(
+            "*/30 * * * *",
+            Tz::Europe__London,
+            "2026-10-24T23:30:00Z",
+            "2026-10-25T02:00:00Z",
+        );
         assert_eq!(autumn, ["25 00:00", "25 00:30", "25 01:00", "25 01:30", "25 02:00"]);
     }
 
     #[test]
     fn midnight_gaps_and_skipped_days() {
         // Beirut's clocks jump at midnight; Samoa left out 30 December 2011.
-        let got = fires("0 0 * * *", Tz::Asia__Beirut, "2026-03-28T00:00:00Z", "2026-03-30T00:00:00Z");
+        let got = fires(
+            "0 0 * * *",
+            Tz::Asia__Beirut,
+            "2026-03-28T00:00:00Z",
+            "2026-03-30T00:00:00Z",
+        );
         assert_eq!(got, ["28 22:00", "29 21:00"]);
-        let got = fires("0 12 * * *", Tz::Pacific__Apia, "2011-12-29T00:00:00Z", "2012-01-01T00:00:00Z");
+        let got = fires(
+            "0 12 * * *",
+            Tz::Pacific__Apia,
+            "2011-12-29T00:00:00Z",
+            "2012-01-01T00:00:00Z",
+        );
         assert_eq!(got, ["29 22:00", "30 10:00", "30 22:00", "31 22:00"]);
     }
 
@@ -277,6 +349,9 @@ mod tests {
     #[test]
     fn leap_days_are_found() {
         let cron: Cron = "0 0 29 2 *".parse().expect("fine");
-        assert_eq!(cron.next_after(Tz::UTC, utc("2096-03-01T00:00:00Z")), Some(utc("2104-02-29T00:00:00Z")));
+        assert_eq!(
+            cron.next_after(Tz::UTC, utc("2096-03-01T00:00:00Z")),
+            Some(utc("2104-02-29T00:00:00Z"))
+        );
     }
 }

@@ -46,7 +46,11 @@ mod tests {
 
     #[test]
     fn doubles_up_to_the_cap_and_never_overflows() {
-        let policy = RetryPolicy { max_attempts: 9, base: Duration::from_secs(2), cap: Duration::from_secs(60) };
+        let policy = RetryPolicy {
+            max_attempts: 9,
+            base: Duration::from_secs(2),
+            cap: Duration::from_secs(60),
+        };
         let ceilings: Vec<u64> = (1..=8).map(|n| policy.ceiling(n).as_secs()).collect();
         assert_eq!(ceilings, [2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(policy.ceiling(u16::MAX), policy.cap);

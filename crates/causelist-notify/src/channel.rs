@@ -74,11 +74,7 @@ impl Mailer {
     ///
     /// # Errors
     /// When a template that is part of the program can't be compiled, which is a defect.
-    pub fn new(
-        transport: Transport,
-        letterhead: Letterhead,
-        links: LinkSigner,
-    ) -> Result<Self, TemplateError> {
+    pub fn new(transport: Transport, letterhead: Letterhead, links: LinkSigner) -> Result<Self, TemplateError> {
         Ok(Self {
             transport,
             letterhead,

@@ -50,13 +50,7 @@ pub async fn request_delivery(
     channel: Channel,
     at: Option<DateTime<Utc>>,
 ) -> Result<Enqueued, EnqueueError> {
-    enqueue(
-        db,
-        NewJob::of(&DeliverMessages { channel })?
-            .tenant(tenant)
-            .run_at(at),
-    )
-    .await
+    enqueue(db, NewJob::of(&DeliverMessages { channel })?.tenant(tenant).run_at(at)).await
 }
 
 /// Hands off what is due in the ledger: of one tenant or, without one, of all.
@@ -236,12 +230,7 @@ impl Run<'_> {
             .map_err(|e| e.to_string())?;
         self.mailer
             .letterhead
-            .compose(
-                message.key,
-                message.address.as_deref(),
-                &rendered,
-                message.taken_at,
-            )
+            .compose(message.key, message.address.as_deref(), &rendered, message.taken_at)
             .map_err(|e| e.to_string())
     }
 
@@ -284,13 +273,8 @@ impl Run<'_> {
                 Err(NotOffered::Broken(text)) => {
                     self.breaks += 1;
                     if self.breaks >= BREAKS {
-                        let text = format!(
-                            "{BREAKS} new connections broke one after the other, the last: {text}"
-                        );
-                        return Err(Stop::Channel(Fault {
-                            text,
-                            lasting: false,
-                        }));
+                        let text = format!("{BREAKS} new connections broke one after the other, the last: {text}");
+                        return Err(Stop::Channel(Fault { text, lasting: false }));
                     }
                     return Ok(Err(Answer::Postponed(text)));
                 }
@@ -340,25 +324,16 @@ impl Run<'_> {
             postponed,
             unknown,
         } = self.report;
-        let so_far = format!(
-            "accepted {accepted}, rejected {rejected}, postponed {postponed}, unknown {unknown}"
-        );
+        let so_far = format!("accepted {accepted}, rejected {rejected}, postponed {postponed}, unknown {unknown}");
         match stop {
             Stop::Job(error) => error,
             Stop::Time => JobError::Snooze(Duration::ZERO, format!("{so_far}; more is due")),
             Stop::Later(first, count) => JobError::Snooze(
                 first,
-                format!(
-                    "{so_far}; {count} wait, the first for {} s",
-                    first.as_secs()
-                ),
+                format!("{so_far}; {count} wait, the first for {} s", first.as_secs()),
             ),
             Stop::Channel(fault) => {
-                let wait = if fault.lasting {
-                    FAULT_WAIT.1
-                } else {
-                    FAULT_WAIT.0
-                };
+                let wait = if fault.lasting { FAULT_WAIT.1 } else { FAULT_WAIT.0 };
                 tracing::error!(channel = self.channel.word(), %fault, "mail can't be delivered; it waits");
                 JobError::Snooze(wait, format!("{so_far}; {fault}"))
             }
@@ -405,9 +380,7 @@ impl Job for SweepMessages {
 
     async fn run(&self, cx: &JobCx) -> Result<SweepReport, JobError> {
         let mut tx = cx.begin().await?;
-        let unknown = ledger::sweep(&mut tx, cx.tenant())
-            .await
-            .map_err(db_error)?;
+        let unknown = ledger::sweep(&mut tx, cx.tenant()).await.map_err(db_error)?;
         let mut tenants = ledger::tenants_waiting(&mut tx, Channel::Email)
             .await
             .map_err(db_error)?;
@@ -422,9 +395,7 @@ impl Job for SweepMessages {
                 Ok(job) => enqueue(&mut tx, job).await,
                 Err(error) => Err(error),
             };
-            made.map_err(|e| {
-                JobError::Retry(format!("a delivery job could not be enqueued: {e}"))
-            })?;
+            made.map_err(|e| JobError::Retry(format!("a delivery job could not be enqueued: {e}")))?;
         }
         let report = SweepReport {
             unknown,

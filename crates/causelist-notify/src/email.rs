@@ -60,9 +60,7 @@ pub enum SmtpSettingsError {
     #[error("the SMTP timeout is zero: give it some seconds")]
     NoTimeout,
     /// A password would travel in the clear.
-    #[error(
-        "a login to {0} without TLS would send the password in the clear: use starttls or implicit TLS"
-    )]
+    #[error("a login to {0} without TLS would send the password in the clear: use starttls or implicit TLS")]
     ClearPassword(String),
     /// The extra root is unusable.
     #[error("the extra root certificate is not a certificate in PEM")]
@@ -82,9 +80,7 @@ pub struct SmtpTransport {
 
 impl std::fmt::Debug for SmtpTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("SmtpTransport")
-            .field(&self.settings)
-            .finish()
+        f.debug_tuple("SmtpTransport").field(&self.settings).finish()
     }
 }
 
@@ -113,8 +109,7 @@ impl SmtpTransport {
                     if !pem.contains("-----BEGIN CERTIFICATE-----") {
                         return Err(SmtpSettingsError::Root);
                     }
-                    let root = Certificate::from_pem(pem.as_bytes())
-                        .map_err(|_| SmtpSettingsError::Root)?;
+                    let root = Certificate::from_pem(pem.as_bytes()).map_err(|_| SmtpSettingsError::Root)?;
                     builder = builder.add_root_certificate(root);
                 }
                 Some(
@@ -159,14 +154,12 @@ impl SmtpTransport {
                 // lettre writes a message and the line that ends it separately. On a socket with
                 // Nagle's algorithm the second waits for the acknowledgement of the first, which
                 // servers delay: 40 ms a message. (Over implicit TLS lettre takes no socket of ours.)
-                let socket =
-                    tokio::time::timeout(*timeout, TcpStream::connect((host.as_str(), *port)));
+                let socket = tokio::time::timeout(*timeout, TcpStream::connect((host.as_str(), *port)));
                 let socket = socket
                     .await
                     .map_err(|_| Broke::TimedOut)
                     .and_then(|s| s.map_err(Broke::Socket));
-                let socket =
-                    socket.and_then(|s| s.set_nodelay(true).map(|()| s).map_err(Broke::Socket));
+                let socket = socket.and_then(|s| s.set_nodelay(true).map(|()| s).map_err(Broke::Socket));
                 let socket = Box::new(socket.map_err(to_fault)?);
                 let greeting = AsyncSmtpConnection::connect_with_transport(socket, &hello);
                 step(*timeout, greeting).await.map_err(to_fault)?
@@ -232,28 +225,21 @@ impl SmtpSession {
     pub async fn offer(&mut self, mail: &Mail) -> Result<(), NotOffered> {
         let mut parameters = Vec::new();
         if !mail.to.to_string().is_ascii() {
-            if !self
-                .connection
-                .server_info()
-                .supports_feature(Extension::SmtpUtfEight)
-            {
-                let text = "the mail server takes no address with letters beyond ASCII (SMTPUTF8)"
-                    .to_owned();
+            if !self.connection.server_info().supports_feature(Extension::SmtpUtfEight) {
+                let text = "the mail server takes no address with letters beyond ASCII (SMTPUTF8)".to_owned();
                 return Err(NotOffered::Message(Answer::Rejected(text)));
             }
             parameters.push(MailParameter::SmtpUtfEight);
         }
         let from = MailFrom::new(Some(mail.from.clone()), parameters);
-        self.say(from, Stage::MailFrom, Severity::PositiveCompletion)
-            .await?;
+        self.say(from, Stage::MailFrom, Severity::PositiveCompletion).await?;
         self.say(
             Rcpt::new(mail.to.clone(), Vec::new()),
             Stage::RcptTo,
             Severity::PositiveCompletion,
         )
         .await?;
-        self.say(Data, Stage::Data, Severity::PositiveIntermediate)
-            .await?;
+        self.say(Data, Stage::Data, Severity::PositiveIntermediate).await?;
         // From here every line is part of the message: the only way to change one's mind is to hang up.
         self.usable = false;
         Ok(())
@@ -270,20 +256,14 @@ impl SmtpSession {
                 past_the_point = parts.is_none();
                 parts.take()
             });
-            step(
-                self.timeout * ANSWER_PATIENCE,
-                self.connection.message_iter(parts),
-            )
-            .await
+            step(self.timeout * ANSWER_PATIENCE, self.connection.message_iter(parts)).await
         };
         match sent {
             Ok(response) if response.code().severity == Severity::PositiveCompletion => {
                 self.usable = true;
                 Answer::Accepted
             }
-            Ok(_) => Answer::Unknown(
-                "the answer to the end of the data was neither yes nor no".to_owned(),
-            ),
+            Ok(_) => Answer::Unknown("the answer to the end of the data was neither yes nor no".to_owned()),
             Err(broke) => match broke.code() {
                 Some(code) => {
                     self.usable = code != 421;
@@ -294,13 +274,8 @@ impl SmtpSession {
                         Answer::Rejected(text)
                     }
                 }
-                None if past_the_point => {
-                    Answer::Unknown(format!("no answer: {}", broke.words(Stage::EndOfData)))
-                }
-                None => Answer::Postponed(format!(
-                    "before the end of the data: {}",
-                    broke.words(Stage::Data)
-                )),
+                None if past_the_point => Answer::Unknown(format!("no answer: {}", broke.words(Stage::EndOfData))),
+                None => Answer::Postponed(format!("before the end of the data: {}", broke.words(Stage::Data))),
             },
         }
     }
@@ -313,12 +288,7 @@ impl SmtpSession {
     }
 
     /// One command; a refusal leaves the connection ready for the next message, all else breaks it.
-    async fn say(
-        &mut self,
-        command: impl std::fmt::Display,
-        stage: Stage,
-        wanted: Severity,
-    ) -> Result<(), NotOffered> {
+    async fn say(&mut self, command: impl std::fmt::Display, stage: Stage, wanted: Severity) -> Result<(), NotOffered> {
         match step(self.timeout, self.connection.command(command)).await {
             Ok(response) if response.code().severity == wanted => Ok(()),
             Ok(_) => {
@@ -342,12 +312,10 @@ impl SmtpSession {
                 Err(match (stage, code) {
                     // The sender is the installation's, and so is the login: the next message would
                     // meet the same, and none of them is at fault.
-                    (_, 530 | 534 | 535 | 538) | (Stage::MailFrom, 500..) => {
-                        NotOffered::Channel(Fault {
-                            text: format!("the mail server refuses us: {text}"),
-                            lasting: true,
-                        })
-                    }
+                    (_, 530 | 534 | 535 | 538) | (Stage::MailFrom, 500..) => NotOffered::Channel(Fault {
+                        text: format!("the mail server refuses us: {text}"),
+                        lasting: true,
+                    }),
                     (_, ..500) => NotOffered::Message(Answer::Postponed(text)),
                     _ => NotOffered::Message(Answer::Rejected(text)),
                 })
@@ -357,9 +325,7 @@ impl SmtpSession {
 
     /// Forgets the sender and recipient of a message that was refused.
     async fn reset(&mut self) {
-        self.usable = step(self.timeout, self.connection.command(Rset))
-            .await
-            .is_ok();
+        self.usable = step(self.timeout, self.connection.command(Rset)).await.is_ok();
     }
 }
 
@@ -371,10 +337,7 @@ enum Broke {
 }
 
 /// One step of the conversation, within its time: lettre itself waits for ever.
-async fn step<T>(
-    timeout: Duration,
-    conversation: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Broke> {
+async fn step<T>(timeout: Duration, conversation: impl Future<Output = Result<T, Error>>) -> Result<T, Broke> {
     match tokio::time::timeout(timeout, conversation).await {
         Ok(result) => result.map_err(Broke::Smtp),
         Err(_) => Err(Broke::TimedOut),
@@ -421,8 +384,7 @@ impl Broke {
             };
         }
         let words = self.words(stage);
-        let lasting =
-            reply::is_tls(&words) || matches!(self, Self::Smtp(error) if error.is_client());
+        let lasting = reply::is_tls(&words) || matches!(self, Self::Smtp(error) if error.is_client());
         Fault {
             text: format!("{server}: {words}"),
             lasting,

@@ -146,12 +146,7 @@ pub async fn take(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn hand_off(
-    db: &mut PgConnection,
-    holder: Holder,
-    id: i64,
-    provider_id: &str,
-) -> sqlx::Result<bool> {
+pub async fn hand_off(db: &mut PgConnection, holder: Holder, id: i64, provider_id: &str) -> sqlx::Result<bool> {
     let done = sqlx::query(
         "update causelist.message set state = 'handed_off', handed_off_at = clock_timestamp(), provider_id = $4
          where id = $1 and handed_by = $2 and handed_fence = $3 and state = 'reserved'",
@@ -174,12 +169,7 @@ pub async fn hand_off(
 ///
 /// # Errors
 /// When the database fails. The message then stays handed off, and becomes unknown.
-pub async fn settle(
-    db: &mut PgConnection,
-    holder: Holder,
-    message: &Taken,
-    answer: &Answer,
-) -> sqlx::Result<bool> {
+pub async fn settle(db: &mut PgConnection, holder: Holder, message: &Taken, answer: &Answer) -> sqlx::Result<bool> {
     let attempt = message.attempts.saturating_add(1);
     let (state, error, delay) = match answer {
         Answer::Accepted => ("accepted", None, None),
@@ -187,16 +177,10 @@ pub async fn settle(
         Answer::Unknown(text) => ("unknown", Some(text.clone()), None),
         Answer::Postponed(text) if attempt >= MESSAGE_RETRY.max_attempts => (
             "rejected",
-            Some(format!(
-                "gave up after {attempt} attempts; the last: {text}"
-            )),
+            Some(format!("gave up after {attempt} attempts; the last: {text}")),
             None,
         ),
-        Answer::Postponed(text) => (
-            "reserved",
-            Some(text.clone()),
-            Some(MESSAGE_RETRY.ceiling(attempt)),
-        ),
+        Answer::Postponed(text) => ("reserved", Some(text.clone()), Some(MESSAGE_RETRY.ceiling(attempt))),
     };
     let done = sqlx::query(
         "update causelist.message
@@ -251,11 +235,7 @@ pub struct Waiting {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn waiting(
-    db: &mut PgConnection,
-    tenant: TenantId,
-    channel: Channel,
-) -> sqlx::Result<Option<Waiting>> {
+pub async fn waiting(db: &mut PgConnection, tenant: TenantId, channel: Channel) -> sqlx::Result<Option<Waiting>> {
     let (count, first_in): (i64, Option<f64>) = sqlx::query_as(concat!(
         "select count(*), date_part('epoch', min(coalesce(m.not_before, now())) - now())::float8
          from causelist.message m
@@ -276,10 +256,7 @@ pub async fn waiting(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn tenants_waiting(
-    db: &mut PgConnection,
-    channel: Channel,
-) -> sqlx::Result<Vec<TenantId>> {
+pub async fn tenants_waiting(db: &mut PgConnection, channel: Channel) -> sqlx::Result<Vec<TenantId>> {
     sqlx::query_scalar(concat!(
         "select distinct m.tenant from causelist.message m
          where m.channel = $1 and m.state = 'reserved' and (m.not_before is null or m.not_before <= now()) and not ",

@@ -108,10 +108,7 @@ impl LinkSigner {
                 problem: "must begin with https://host or http://host",
             });
         }
-        if base_url
-            .chars()
-            .any(|c| !c.is_ascii_graphic() || "?#\"'<>".contains(c))
-        {
+        if base_url.chars().any(|c| !c.is_ascii_graphic() || "?#\"'<>".contains(c)) {
             return Err(LinkError::Setting {
                 setting: "base URL",
                 problem: "must have no query, fragment, quotes, spaces or letters beyond ASCII",
@@ -173,9 +170,7 @@ impl LinkSigner {
     /// # Errors
     /// [`LinkError::Invalid`] or, for a link of ours that is too old at `now`, [`LinkError::Expired`].
     pub fn verify(&self, path_and_query: &str, now: DateTime<Utc>) -> Result<Link, LinkError> {
-        let (body, signature) = path_and_query
-            .rsplit_once("&s=")
-            .ok_or(LinkError::Invalid)?;
+        let (body, signature) = path_and_query.rsplit_once("&s=").ok_or(LinkError::Invalid)?;
         let signature = hex::decode(signature).map_err(|_| LinkError::Invalid)?;
         // Compares in constant time.
         self.mac(body)
@@ -190,12 +185,8 @@ impl LinkSigner {
 
     fn mac(&self, body: &str) -> Hmac<Sha256> {
         // HMAC takes a key of any length; this type can't say so.
-        #[expect(
-            clippy::expect_used,
-            reason = "HMAC is defined for keys of every length"
-        )]
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret.expose().as_bytes())
-            .expect("any length is fine");
+        #[expect(clippy::expect_used, reason = "HMAC is defined for keys of every length")]
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret.expose().as_bytes()).expect("any length is fine");
         mac.update(DOMAIN);
         mac.update(body.as_bytes());
         mac
@@ -223,10 +214,7 @@ pub(crate) fn is_entity_type(text: &str) -> bool {
 }
 
 fn is_recipient(text: &str) -> bool {
-    (1..=80).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b":_-".contains(&b))
+    (1..=80).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b":_-".contains(&b))
 }
 
 #[cfg(test)]
@@ -268,14 +256,8 @@ mod tests {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"/?&=._-".contains(&b);
         assert!(relative(&url).bytes().all(plain), "{url}");
         assert_eq!(signer().verify(relative(&url), at(0)), Ok(link()));
-        assert_eq!(
-            signer().verify(relative(&url), at(7 * 86400 - 1)),
-            Ok(link())
-        );
-        assert_eq!(
-            signer().verify(relative(&url), at(7 * 86400)),
-            Err(LinkError::Expired)
-        );
+        assert_eq!(signer().verify(relative(&url), at(7 * 86400 - 1)), Ok(link()));
+        assert_eq!(signer().verify(relative(&url), at(7 * 86400)), Err(LinkError::Expired));
     }
 
     #[test]
@@ -286,11 +268,7 @@ mod tests {
             for other in ["0", "a", "/", "&", ""] {
                 let changed = format!("{}{other}{}", &good[..i], &good[i + 1..]);
                 if changed != good {
-                    assert_eq!(
-                        signer().verify(&changed, at(0)),
-                        Err(LinkError::Invalid),
-                        "{changed}"
-                    );
+                    assert_eq!(signer().verify(&changed, at(0)), Err(LinkError::Invalid), "{changed}");
                 }
             }
         }
@@ -301,11 +279,7 @@ mod tests {
             "/links/view/task/1?t=&r=&x=&s=00",
             good.trim_end_matches(|c| c != '&'),
         ] {
-            assert_eq!(
-                signer().verify(junk, at(0)),
-                Err(LinkError::Invalid),
-                "{junk}"
-            );
+            assert_eq!(signer().verify(junk, at(0)), Err(LinkError::Invalid), "{junk}");
         }
         let other = LinkSigner::new(
             "https://jobs.example/app",
@@ -324,25 +298,17 @@ mod tests {
             recipient: "user:1&x=9999999999".to_owned(),
             ..link()
         };
-        assert_eq!(
-            signer().sign(&forged),
-            Err(LinkError::Word("the recipient"))
-        );
+        assert_eq!(signer().sign(&forged), Err(LinkError::Word("the recipient")));
         let forged = Link {
             entity_type: "task/../../x".to_owned(),
             ..link()
         };
-        assert_eq!(
-            signer().sign(&forged),
-            Err(LinkError::Word("the entity type"))
-        );
+        assert_eq!(signer().sign(&forged), Err(LinkError::Word("the entity type")));
     }
 
     #[test]
     fn refuses_settings_that_would_make_bad_links() {
-        let new = |url: &str, secret: &str, days| {
-            LinkSigner::new(url, Secret::new(secret), Duration::days(days))
-        };
+        let new = |url: &str, secret: &str, days| LinkSigner::new(url, Secret::new(secret), Duration::days(days));
         let good = "0123456789abcdef";
         for url in [
             "",

@@ -24,9 +24,7 @@ pub enum MailError {
     #[error("there is no e-mail address for the recipient: enter one in the host application")]
     NoAddress,
     /// The ledger's address is none.
-    #[error(
-        "the recipient's address is not a valid e-mail address: correct it in the host application"
-    )]
+    #[error("the recipient's address is not a valid e-mail address: correct it in the host application")]
     Address,
     /// The library refused.
     #[error("the mail can't be put together")]
@@ -105,12 +103,7 @@ impl Letterhead {
     /// The Message-ID of a ledger row.
     #[must_use]
     pub fn message_id(&self, key: MailKey) -> String {
-        format!(
-            "<{}.{}@{}>",
-            key.id,
-            key.reserved_at.timestamp_micros(),
-            self.domain
-        )
+        format!("<{}.{}@{}>", key.id, key.reserved_at.timestamp_micros(), self.domain)
     }
 
     /// Puts a mail together; `date` is its Date header.
@@ -191,10 +184,7 @@ mod tests {
     fn key() -> MailKey {
         MailKey {
             id: 42,
-            reserved_at: Utc
-                .timestamp_opt(1_736_900_000, 0)
-                .single()
-                .expect("is an instant"),
+            reserved_at: Utc.timestamp_opt(1_736_900_000, 0).single().expect("is an instant"),
         }
     }
 
@@ -242,17 +232,12 @@ mod tests {
         ] {
             assert!(headers.contains(&line), "{line} in\n{mail}");
         }
-        assert!(
-            mail.contains("text/plain")
-                && mail.contains("text/html")
-                && mail.contains("multipart/alternative")
-        );
+        assert!(mail.contains("text/plain") && mail.contains("text/html") && mail.contains("multipart/alternative"));
     }
 
     #[test]
     fn a_subject_forges_no_header() {
-        let plain =
-            header_lines(&compose("a@b.example", &rendered("x", "y")).expect("is composed")).len();
+        let plain = header_lines(&compose("a@b.example", &rendered("x", "y")).expect("is composed")).len();
         for subject in [
             "x\r\nBcc: all@example.org",
             "x\nBcc: y@z",
@@ -263,15 +248,12 @@ mod tests {
             let mail = compose("a@b.example", &rendered(subject, "y")).expect("is composed");
             let headers = header_lines(&mail);
             assert!(
-                !headers
-                    .iter()
-                    .any(|l| l.to_ascii_lowercase().starts_with("bcc")),
+                !headers.iter().any(|l| l.to_ascii_lowercase().starts_with("bcc")),
                 "{mail}"
             );
             assert_eq!(headers.len(), plain, "{mail}");
         }
-        let long = compose("a@b.example", &rendered(&"क्षेत्राधिकार ".repeat(500), "y"))
-            .expect("is composed");
+        let long = compose("a@b.example", &rendered(&"क्षेत्राधिकार ".repeat(500), "y")).expect("is composed");
         assert!(header_lines(&long).iter().all(|l| l.len() <= 998), "{long}");
     }
 
@@ -320,25 +302,16 @@ mod tests {
         // A small generator of its own, so that a failure can be repeated.
         let mut state: u64 = 42;
         let mut next = |below: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             usize::try_from(state >> 33).unwrap_or(0) % below
         };
         for round in 0..3000 {
-            let mut text = || {
-                (0..next(40))
-                    .map(|_| pieces[next(pieces.len())])
-                    .collect::<String>()
-            };
+            let mut text = || (0..next(40)).map(|_| pieces[next(pieces.len())]).collect::<String>();
             let (subject, body) = (text(), text());
             let mail = compose("a@b.example", &rendered(&subject, &body))
                 .unwrap_or_else(|e| panic!("seed 42, round {round}: {e}: {subject:?} {body:?}"));
             let headers = header_lines(&mail);
-            let names = headers
-                .iter()
-                .filter(|l| !l.starts_with([' ', '\t']))
-                .count();
+            let names = headers.iter().filter(|l| !l.starts_with([' ', '\t'])).count();
             assert_eq!(names, 8, "seed 42, round {round}: {subject:?} in\n{mail}");
             assert!(
                 mail.is_ascii() && mail.split("\r\n").all(|l| l.len() <= 998),
@@ -381,10 +354,7 @@ mod tests {
             assert!(Letterhead::new(from, "x.example").is_err(), "{from:?}");
         }
         for domain in ["", ".", "a..b", "a b", "a>\r\nX: y", "-a", "ä.example"] {
-            assert!(
-                Letterhead::new("a@b.example", domain).is_err(),
-                "{domain:?}"
-            );
+            assert!(Letterhead::new("a@b.example", domain).is_err(), "{domain:?}");
         }
         let mail = letterhead().compose(
             key(),

@@ -34,11 +34,7 @@ impl Maildir {
             tokio::fs::create_dir_all(self.path.join(part))
                 .await
                 .map_err(|e| Fault {
-                    text: format!(
-                        "maildir {} can't be created: {}",
-                        self.path.display(),
-                        e.kind()
-                    ),
+                    text: format!("maildir {} can't be created: {}", self.path.display(), e.kind()),
                     lasting: true,
                 })?;
         }
@@ -61,11 +57,7 @@ impl MaildirSession {
             .await
             .map_err(|e| {
                 NotOffered::Channel(Fault {
-                    text: format!(
-                        "maildir {} can't be written to: {}",
-                        self.path.display(),
-                        e.kind()
-                    ),
+                    text: format!("maildir {} can't be written to: {}", self.path.display(), e.kind()),
                     lasting: false,
                 })
             })
@@ -74,12 +66,7 @@ impl MaildirSession {
     /// Shows it to readers: the rename happens wholly or not at all.
     pub(crate) async fn deliver(&mut self, mail: &Mail) -> Answer {
         let name = name(mail);
-        match tokio::fs::rename(
-            self.path.join("tmp").join(&name),
-            self.path.join("new").join(&name),
-        )
-        .await
-        {
+        match tokio::fs::rename(self.path.join("tmp").join(&name), self.path.join("new").join(&name)).await {
             Ok(()) => Answer::Accepted,
             Err(e) => Answer::Postponed(format!("the maildir did not take the mail: {}", e.kind())),
         }
@@ -88,11 +75,7 @@ impl MaildirSession {
 
 /// Unique in the installation, and without a colon or slash, which a maildir reserves.
 fn name(mail: &Mail) -> String {
-    format!(
-        "{}.{}.causelist",
-        mail.key.reserved_at.timestamp_micros(),
-        mail.key.id
-    )
+    format!("{}.{}.causelist", mail.key.reserved_at.timestamp_micros(), mail.key.id)
 }
 
 async fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {

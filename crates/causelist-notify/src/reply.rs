@@ -62,17 +62,12 @@ pub(crate) fn broken(error: &Error, stage: Stage) -> String {
     }
     let what = match cause {
         // rustls reports what it dislikes as invalid data.
-        Some(io)
-            if io.kind() == ErrorKind::InvalidData
-                && matches!(stage, Stage::Connect | Stage::StartTls) =>
-        {
+        Some(io) if io.kind() == ErrorKind::InvalidData && matches!(stage, Stage::Connect | Stage::StartTls) => {
             format!("TLS failed: {io}")
         }
         // The words of the system or of rustls: they name no person.
         Some(io) => io.to_string(),
-        None if error.is_response() => {
-            "the connection ended, or the answer was not SMTP".to_owned()
-        }
+        None if error.is_response() => "the connection ended, or the answer was not SMTP".to_owned(),
         None if error.is_client() => "the server lacks what the settings ask for".to_owned(),
         None => "the connection failed".to_owned(),
     };
@@ -87,10 +82,8 @@ pub(crate) fn is_tls(text: &str) -> bool {
 /// The enhanced code that a reply's text begins with, if it agrees with the reply code.
 fn enhanced(text: &str, code: u16) -> Option<(u16, u16, u16)> {
     let word = text.split_whitespace().next()?;
-    let digits =
-        |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
-    let [class, subject, detail]: [&str; 3] =
-        word.split('.').collect::<Vec<_>>().try_into().ok()?;
+    let digits = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+    let [class, subject, detail]: [&str; 3] = word.split('.').collect::<Vec<_>>().try_into().ok()?;
     if ![class, subject, detail].into_iter().all(digits) {
         return None;
     }

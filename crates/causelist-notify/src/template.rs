@@ -240,11 +240,7 @@ impl Templates {
         env.set_debug(false);
         for spec in SPECS {
             // Names ending in .html are escaped, the others are not: the engine's own rule.
-            for (suffix, source) in [
-                ("subject", spec.subject),
-                ("txt", spec.text),
-                ("html", spec.html),
-            ] {
+            for (suffix, source) in [("subject", spec.subject), ("txt", spec.text), ("html", spec.html)] {
                 env.add_template_owned(format!("{}.{suffix}", spec.name), source)
                     .map_err(|e| engine_error(spec.name, &e))?;
             }
@@ -256,12 +252,7 @@ impl Templates {
     ///
     /// # Errors
     /// When there is no such template or the data doesn't fit it: the message can't be sent, ever.
-    pub fn render(
-        &self,
-        template: &str,
-        data: &Value,
-        links: &LinkContext<'_>,
-    ) -> Result<Rendered, TemplateError> {
+    pub fn render(&self, template: &str, data: &Value, links: &LinkContext<'_>) -> Result<Rendered, TemplateError> {
         let spec = SPECS
             .iter()
             .find(|s| s.name == template)
@@ -304,15 +295,8 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    fn object(
-        &self,
-        at: &str,
-        data: &Value,
-        wanted: &[(&str, Want)],
-    ) -> Result<Map<String, Value>, TemplateError> {
-        let object = data
-            .as_object()
-            .ok_or_else(|| self.wrong(at, "must be an object"))?;
+    fn object(&self, at: &str, data: &Value, wanted: &[(&str, Want)]) -> Result<Map<String, Value>, TemplateError> {
+        let object = data.as_object().ok_or_else(|| self.wrong(at, "must be an object"))?;
         let mut out = Map::new();
         for (name, want) in wanted {
             let path = format!("{at}{name}");
@@ -334,10 +318,7 @@ impl Filling<'_> {
                 (Want::Uuid, _) => return Err(self.wrong(&path, "must be a uuid")),
                 (Want::Lines(of), Value::Array(lines)) => {
                     out.insert(format!("{name}Count"), lines.len().into());
-                    out.insert(
-                        format!("{name}More"),
-                        lines.len().saturating_sub(LONGEST_LIST).into(),
-                    );
+                    out.insert(format!("{name}More"), lines.len().saturating_sub(LONGEST_LIST).into());
                     self.lines(&path, lines, of)?
                 }
                 (Want::Lines(_), _) => return Err(self.wrong(&path, "must be a list")),
@@ -347,12 +328,7 @@ impl Filling<'_> {
         Ok(out)
     }
 
-    fn lines(
-        &self,
-        at: &str,
-        lines: &[Value],
-        of: &[(&str, Want)],
-    ) -> Result<Value, TemplateError> {
+    fn lines(&self, at: &str, lines: &[Value], of: &[(&str, Want)]) -> Result<Value, TemplateError> {
         let mut out = Vec::with_capacity(lines.len().min(LONGEST_LIST));
         for (i, line) in lines.iter().take(LONGEST_LIST).enumerate() {
             let at = format!("{at}[{i}].");
@@ -378,14 +354,10 @@ impl Filling<'_> {
                 recipient: self.links.recipient.to_owned(),
                 expires: self.links.signer.expiry(self.links.now),
             };
-            let url = self
-                .links
-                .signer
-                .sign(&link)
-                .map_err(|e| TemplateError::Render {
-                    template: self.template,
-                    problem: e.to_string(),
-                })?;
+            let url = self.links.signer.sign(&link).map_err(|e| TemplateError::Render {
+                template: self.template,
+                problem: e.to_string(),
+            })?;
             out.insert(purpose.word().to_owned(), Value::String(url));
         }
         Ok(Value::Object(out))
@@ -410,8 +382,7 @@ impl Filling<'_> {
 /// scripts need them.
 fn clean(text: &str) -> String {
     let forging = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     let mut out: String = text
         .chars()

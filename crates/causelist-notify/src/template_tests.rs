@@ -18,10 +18,7 @@ fn try_render(template: &str, data: &Value) -> Result<Rendered, TemplateError> {
         signer: &signer(),
         tenant: Uuid::from_u128(1),
         recipient: "user:00000000-0000-0000-0000-000000000002",
-        now: Utc
-            .timestamp_opt(1_736_900_000, 0)
-            .single()
-            .expect("is an instant"),
+        now: Utc.timestamp_opt(1_736_900_000, 0).single().expect("is an instant"),
     };
     Templates::new()
         .expect("the templates compile")
@@ -53,10 +50,7 @@ fn digest(high: Vec<Value>, normal: Vec<Value>) -> Value {
 #[test]
 fn a_reminder_says_what_a_member_must_know() {
     let mail = render("hearing-reminder", &reminder());
-    assert_eq!(
-        mail.subject,
-        "Hearing Reminder: GST/2025/014 - GSTAT Mumbai"
-    );
+    assert_eq!(mail.subject, "Hearing Reminder: GST/2025/014 - GSTAT Mumbai");
     for part in [
         "a hearing tomorrow",
         "GST/2025/014 - Mehta & Sons v. State Tax",
@@ -70,11 +64,7 @@ fn a_reminder_says_what_a_member_must_know() {
     ] {
         assert!(mail.text.contains(part), "{part:?} in\n{}", mail.text);
     }
-    assert!(
-        mail.html.contains("Mehta &amp; Sons v. State Tax"),
-        "{}",
-        mail.html
-    );
+    assert!(mail.html.contains("Mehta &amp; Sons v. State Tax"), "{}", mail.html);
     let mut without = reminder();
     without["courtCity"] = Value::Null;
     without["judge"] = json!("Hon. K. Iyer");
@@ -93,44 +83,25 @@ fn a_digest_shows_high_before_normal_with_links_that_verify() {
         vec![line("File index", "Tomorrow 10:30 AM")],
     );
     let mail = render("deadline-digest", &data);
-    assert_eq!(
-        mail.subject,
-        "Deadlines 15 Jan 2025: 1 high priority, 1 normal"
-    );
+    assert_eq!(mail.subject, "Deadlines 15 Jan 2025: 1 high priority, 1 normal");
     for text in [&mail.text, &mail.html] {
-        let place = |part: &str| {
-            text.find(part)
-                .unwrap_or_else(|| panic!("{part:?} in\n{text}"))
-        };
-        let order = [
-            "HIGH PRIORITY",
-            "Reply to ASMT-10",
-            "NORMAL PRIORITY",
-            "File index",
-        ]
-        .map(place);
+        let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part:?} in\n{text}"));
+        let order = ["HIGH PRIORITY", "Reply to ASMT-10", "NORMAL PRIORITY", "File index"].map(place);
         assert!(order.is_sorted(), "{text}");
     }
-    let now = Utc
-        .timestamp_opt(1_736_900_000, 0)
-        .single()
-        .expect("is an instant");
+    let now = Utc.timestamp_opt(1_736_900_000, 0).single().expect("is an instant");
     let urls: Vec<&str> = mail
         .text
         .split_whitespace()
         .filter_map(|w| w.strip_prefix("https://jobs.example"))
         .collect();
     assert_eq!(urls.len(), 6);
-    for (url, purpose) in urls.iter().zip(
-        [Purpose::View, Purpose::Reschedule, Purpose::Complete]
-            .iter()
-            .cycle(),
-    ) {
+    for (url, purpose) in urls
+        .iter()
+        .zip([Purpose::View, Purpose::Reschedule, Purpose::Complete].iter().cycle())
+    {
         let link = signer().verify(url, now).expect("verifies");
-        assert_eq!(
-            (link.purpose, link.entity_id),
-            (*purpose, Uuid::from_u128(9))
-        );
+        assert_eq!((link.purpose, link.entity_id), (*purpose, Uuid::from_u128(9)));
         // A browser reads &amp; back as &; other escapes it reads back too.
         let in_html = mail.html.replace("&amp;", "&").replace("&#x2f;", "/");
         assert!(in_html.contains(url), "{in_html}");
@@ -143,10 +114,7 @@ fn a_digest_of_one_kind_or_of_thousands_is_still_a_mail() {
     assert!(!mail.text.contains("HIGH") && !mail.html.contains("HIGH"));
     let mail = render("deadline-digest", &digest(vec![], vec![]));
     assert!(mail.text.contains("Nothing is due."));
-    let mail = render(
-        "deadline-digest",
-        &digest(vec![line("x", "Today"); 5000], vec![]),
-    );
+    let mail = render("deadline-digest", &digest(vec![line("x", "Today"); 5000], vec![]));
     assert!(
         mail.text.contains("... and 4800 more."),
         "{}",
@@ -219,10 +187,7 @@ fn whatever_is_missing_or_of_a_wrong_type_is_named() {
     let mut bad = line("x", "Today");
     bad["entityId"] = json!("Ravi Kumar");
     assert_eq!(
-        problem(
-            "deadline-digest",
-            digest(vec![line("x", "Today"), bad.clone()], vec![])
-        ),
+        problem("deadline-digest", digest(vec![line("x", "Today"), bad.clone()], vec![])),
         "template 'deadline-digest': field 'highPriority[1].entityId' must be a uuid"
     );
     bad["entityType"] = json!("task/../x");
@@ -231,8 +196,7 @@ fn whatever_is_missing_or_of_a_wrong_type_is_named() {
             .ends_with("'highPriority[0].entityType' must be a word of a-z and _")
     );
     assert!(
-        problem("deadline-digest", digest(vec![json!("x")], vec![]))
-            .ends_with("'highPriority[0]' must be an object")
+        problem("deadline-digest", digest(vec![json!("x")], vec![])).ends_with("'highPriority[0]' must be an object")
     );
     assert!(problem("deadline-digest", json!({})).ends_with("'recipientName' is missing"));
     assert!(problem("escalation", json!([1])).ends_with("'(data)' must be an object"));
@@ -254,11 +218,7 @@ fn values_forge_neither_lines_nor_markup_nor_template_code() {
         "Hearing Reminder: GST/1  Bcc: all@example.org x y - GSTAT Mumbai"
     );
     assert_eq!(mail.text.lines().filter(|l| l.contains("Bcc:")).count(), 1);
-    assert!(
-        mail.text.contains("{{ firmName }}{% raw %}"),
-        "{}",
-        mail.text
-    );
+    assert!(mail.text.contains("{{ firmName }}{% raw %}"), "{}", mail.text);
     assert!(
         !mail.html.contains("<script") && !mail.html.contains("\" onload"),
         "{}",

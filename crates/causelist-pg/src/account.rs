@@ -66,10 +66,7 @@ impl Account {
             command.uid(uid).gid(gid);
         }
         // Its own process group: Ctrl-C is for us, and we stop PostgreSQL when we are through.
-        command
-            .process_group(0)
-            .current_dir("/")
-            .stdin(Stdio::null());
+        command.process_group(0).current_dir("/").stdin(Stdio::null());
         for name in [
             "PGDATA",
             "PGHOST",
@@ -98,9 +95,7 @@ impl Account {
     pub(crate) fn give(self, path: &Path) -> Result<(), Error> {
         match self.owner() {
             None => Ok(()),
-            Some((uid, gid)) => {
-                chown(path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path))
-            }
+            Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path)),
         }
     }
 
@@ -173,8 +168,7 @@ mod tests {
 
     #[test]
     fn the_postgres_user_is_read_from_passwd() {
-        let passwd =
-            "root:x:0:0::/root:/bin/sh\npostgres:x:102:104:,,,:/var/lib/postgresql:/bin/sh\n";
+        let passwd = "root:x:0:0::/root:/bin/sh\npostgres:x:102:104:,,,:/var/lib/postgresql:/bin/sh\n";
         assert_eq!(postgres_user(passwd), Some((102, 104)));
         assert_eq!(postgres_user("postgresql:x:1:2::/:/bin/sh"), None);
         assert_eq!(postgres_user("postgres:x:nonsense"), None);

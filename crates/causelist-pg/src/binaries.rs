@@ -31,10 +31,7 @@ impl PgBinaries {
         };
         for name in ["initdb", "pg_ctl"] {
             if !dir.join(name).is_file() {
-                return Err(format!(
-                    "{}: postgres, but no {name} beside it",
-                    dir.display()
-                ));
+                return Err(format!("{}: postgres, but no {name} beside it", dir.display()));
             }
         }
         let said = Command::new(dir.join("postgres"))
@@ -57,11 +54,7 @@ impl PgBinaries {
                 dir.display()
             ));
         }
-        Ok(PgBinaries {
-            dir,
-            version,
-            major,
-        })
+        Ok(PgBinaries { dir, version, major })
     }
 
     /// The directory.
@@ -86,11 +79,7 @@ impl PgBinaries {
 
 /// `postgres (PostgreSQL) 15.14 (Debian …)` → `15.14`, 15.
 fn parse_version(said: &str) -> Option<(String, u16)> {
-    let version = said
-        .split("(PostgreSQL) ")
-        .nth(1)?
-        .split_whitespace()
-        .next()?;
+    let version = said.split("(PostgreSQL) ").nth(1)?.split_whitespace().next()?;
     let digits = version.split(|c: char| !c.is_ascii_digit()).next()?;
     Some((version.to_owned(), digits.parse().ok()?))
 }
@@ -259,14 +248,8 @@ mod tests {
     #[test]
     fn the_version_is_read_from_what_postgres_prints() {
         let parse = |text| parse_version(text).map(|(version, major)| format!("{version}={major}"));
-        assert_eq!(
-            parse("postgres (PostgreSQL) 15.14 (Debian 1)\n").unwrap(),
-            "15.14=15"
-        );
-        assert_eq!(
-            parse("postgres (PostgreSQL) 18beta1").unwrap(),
-            "18beta1=18"
-        );
+        assert_eq!(parse("postgres (PostgreSQL) 15.14 (Debian 1)\n").unwrap(), "15.14=15");
+        assert_eq!(parse("postgres (PostgreSQL) 18beta1").unwrap(), "18beta1=18");
         assert_eq!(parse("Usage: postgres"), None);
     }
 
@@ -274,10 +257,7 @@ mod tests {
     fn packages_are_taken_newest_first() {
         let tmp = tempfile::tempdir().unwrap();
         for version in ["9", "14", "100", "16"] {
-            fake(
-                &tmp.path().join(version).join("bin"),
-                &format!("{version}.1"),
-            );
+            fake(&tmp.path().join(version).join("bin"), &format!("{version}.1"));
         }
         fs::create_dir(tmp.path().join("share")).unwrap();
         let search = search(&[], tmp.path());
@@ -297,9 +277,7 @@ mod tests {
         fake(&real, "17.2");
         fs::create_dir(&links).unwrap();
         symlink(real.join("postgres"), links.join("postgres")).unwrap();
-        let found = search(&[&links], &tmp.path().join("none"))
-            .find(None)
-            .unwrap();
+        let found = search(&[&links], &tmp.path().join("none")).find(None).unwrap();
         assert_eq!(found.dir(), real.canonicalize().unwrap());
     }
 

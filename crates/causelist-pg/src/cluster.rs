@@ -93,8 +93,7 @@ impl Cluster {
         let (server, endpoint) = loop {
             tries += 1;
             match launch(bin, &layout, account, options, &socket_dir, &password) {
-                Err(Error::Exited { tail, .. })
-                    if tries < PORT_TRIES && tail.contains("Address already in use") => {}
+                Err(Error::Exited { tail, .. }) if tries < PORT_TRIES && tail.contains("Address already in use") => {}
                 launched => break launched?,
             }
         };
@@ -210,11 +209,7 @@ fn has_cluster(layout: &Layout) -> Result<bool, Error> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(Error::io("read", &data)(e)),
     };
-    match (
-        entries,
-        data.join("PG_VERSION").is_file(),
-        layout.password().is_file(),
-    ) {
+    match (entries, data.join("PG_VERSION").is_file(), layout.password().is_file()) {
         (0, ..) => Ok(false),
         (_, false, _) => Err(Error::NotACluster {
             path: data,
@@ -348,9 +343,7 @@ fn settings(options: &Options, port: u16) -> Vec<(String, String)> {
         // Before recovery every file is synced: with one call, in place of one for each file.
         all.push(("recovery_init_sync_method", "syncfs".into()));
     }
-    let all = all
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value));
+    let all = all.into_iter().map(|(name, value)| (name.to_owned(), value));
     all.chain(options.settings.iter().cloned()).collect()
 }
 

@@ -92,8 +92,7 @@ pub(crate) fn endpoint_of(layout: &Layout, password: String) -> Option<Endpoint>
 
 pub(crate) fn read_password(layout: &Layout) -> Result<String, Error> {
     let path = layout.password();
-    let text =
-        std::fs::read_to_string(&path).map_err(Error::io("read the password from", &path))?;
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read the password from", &path))?;
     Ok(text.trim().to_owned())
 }
 

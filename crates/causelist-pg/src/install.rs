@@ -31,8 +31,7 @@ fn command_for(os: &str, os_release: &str, root: bool) -> String {
 
     // Debian 11 and Ubuntu 20.04 carry PostgreSQL 13 and 12: their newer ones come from the
     // PostgreSQL project's own repository. The same goes for the RHEL family's modules up to 9.
-    let old_apt = (id == "debian" && (1..12).contains(&release))
-        || (id == "ubuntu" && (1..22).contains(&release));
+    let old_apt = (id == "debian" && (1..12).contains(&release)) || (id == "ubuntu" && (1..22).contains(&release));
     let steps: &[&str] = if old_apt {
         &[
             "apt-get install -y postgresql-common",
@@ -76,30 +75,18 @@ mod tests {
         );
         assert!(linux("ID=ubuntu\nVERSION_ID=\"20.04\"").contains("apt.postgresql.org.sh"));
         assert!(!linux("ID=ubuntu\nVERSION_ID=\"22.04\"").contains("apt.postgresql.org.sh"));
-        assert_eq!(
-            linux("ID=fedora\nVERSION_ID=43"),
-            "`dnf install -y postgresql-server`"
-        );
+        assert_eq!(linux("ID=fedora\nVERSION_ID=43"), "`dnf install -y postgresql-server`");
         assert_eq!(
             linux("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=\"9.4\""),
             "`dnf module install -y postgresql:16/server`"
         );
-        assert_eq!(
-            linux("ID=alpine\nVERSION_ID=3.22.1"),
-            "`apk add postgresql`"
-        );
-        assert_eq!(
-            linux("ID=manjaro\nID_LIKE=arch"),
-            "`pacman -S --noconfirm postgresql`"
-        );
+        assert_eq!(linux("ID=alpine\nVERSION_ID=3.22.1"), "`apk add postgresql`");
+        assert_eq!(linux("ID=manjaro\nID_LIKE=arch"), "`pacman -S --noconfirm postgresql`");
         assert_eq!(
             linux("ID=opensuse-leap\nID_LIKE=\"suse opensuse\""),
             "`zypper install -y postgresql-server`"
         );
         assert!(linux("").contains("postgresql.org/download"));
-        assert_eq!(
-            command_for("macos", "", false),
-            "`brew install postgresql@17`"
-        );
+        assert_eq!(command_for("macos", "", false), "`brew install postgresql@17`");
     }
 }

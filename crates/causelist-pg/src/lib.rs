@@ -110,14 +110,8 @@ mod tests {
                 .display()
                 .to_string()
         };
-        assert_eq!(
-            dir(Some("/x"), Some("/home/a"), false, "linux"),
-            "/x/causelist"
-        );
-        assert_eq!(
-            dir(Some("x"), Some("/h"), false, "linux"),
-            "/h/.local/share/causelist"
-        );
+        assert_eq!(dir(Some("/x"), Some("/home/a"), false, "linux"), "/x/causelist");
+        assert_eq!(dir(Some("x"), Some("/h"), false, "linux"), "/h/.local/share/causelist");
         assert_eq!(
             dir(None, Some("/Users/a"), false, "macos"),
             "/Users/a/Library/Application Support/causelist"

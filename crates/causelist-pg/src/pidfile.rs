@@ -48,11 +48,7 @@ mod tests {
         let read = PidFile::parse(whole).unwrap();
         assert_eq!((read.pid, read.port, read.ready), (4711, Some(5433), true));
         assert_eq!(read.sockets.as_deref(), Some(Path::new("/d/run")));
-        assert!(
-            !PidFile::parse(&whole.replace("ready   ", "starting"))
-                .unwrap()
-                .ready
-        );
+        assert!(!PidFile::parse(&whole.replace("ready   ", "starting")).unwrap().ready);
         let early = PidFile::parse("4711\n/d/data\n1763900000\n").unwrap();
         assert_eq!((early.port, early.ready), (None, false));
         assert_eq!(PidFile::parse("-12\n").unwrap().pid, 12);

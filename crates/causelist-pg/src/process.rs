@@ -37,8 +37,7 @@ pub(crate) fn is_server_on(pid: i32, data: &Path) -> bool {
         // is somebody else's; it counts as a server if it has the name.
         return match std::fs::read_link(proc.join("cwd")) {
             Ok(cwd) => data.canonicalize().is_ok_and(|data| data == cwd),
-            Err(_) => std::fs::read_to_string(proc.join("comm"))
-                .is_ok_and(|name| name.trim().starts_with("postgres")),
+            Err(_) => std::fs::read_to_string(proc.join("comm")).is_ok_and(|name| name.trim().starts_with("postgres")),
         };
     }
     // Not Linux: ask ps.

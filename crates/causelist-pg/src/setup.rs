@@ -15,12 +15,7 @@ pub(crate) const USER: &str = "causelist";
 pub(crate) const DATABASE: &str = "causelist";
 
 /// Makes the cluster under another name and renames it when it is whole.
-pub(crate) fn make(
-    bin: &PgBinaries,
-    layout: &Layout,
-    account: Account,
-    options: &Options,
-) -> Result<(), Error> {
+pub(crate) fn make(bin: &PgBinaries, layout: &Layout, account: Account, options: &Options) -> Result<(), Error> {
     let half = layout.half_made_data();
     remove_dir(&half)?;
     write_password(layout, account)?;
@@ -38,13 +33,7 @@ pub(crate) fn make(
     fs::rename(&half, &data).map_err(Error::io("rename the new cluster to", &data))
 }
 
-fn initdb(
-    bin: &PgBinaries,
-    layout: &Layout,
-    account: Account,
-    options: &Options,
-    locale: &str,
-) -> Result<(), Error> {
+fn initdb(bin: &PgBinaries, layout: &Layout, account: Account, options: &Options, locale: &str) -> Result<(), Error> {
     let mut command = account.command(&bin.program("initdb"));
     command
         .arg("-D")
@@ -92,12 +81,7 @@ fn create_database(bin: &PgBinaries, layout: &Layout, account: Account) -> Resul
     )
 }
 
-fn run(
-    layout: &Layout,
-    program: &'static str,
-    mut command: Command,
-    input: &str,
-) -> Result<(), Error> {
+fn run(layout: &Layout, program: &'static str, mut command: Command, input: &str) -> Result<(), Error> {
     let failed = |said: String| Error::Setup {
         dir: layout.dir.clone(),
         program,
@@ -113,9 +97,7 @@ fn run(
         // If it ended before reading, its exit status tells why.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let out = child
-        .wait_with_output()
-        .map_err(|e| failed(e.to_string()))?;
+    let out = child.wait_with_output().map_err(|e| failed(e.to_string()))?;
     if out.status.success() {
         return Ok(());
     }

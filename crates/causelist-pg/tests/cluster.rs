@@ -1,9 +1,6 @@
 //! A private server through its life, with the PostgreSQL of this machine.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper that can't go on ends its test"
-)]
+#![expect(clippy::unwrap_used, reason = "a helper that can't go on ends its test")]
 
 use std::fs;
 use std::net::TcpStream;
@@ -11,9 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use causelist_pg::{
-    Cluster, Endpoint, Error, Options, PgBinaries, find_binaries, is_alive, remove,
-};
+use causelist_pg::{Cluster, Endpoint, Error, Options, PgBinaries, find_binaries, is_alive, remove};
 use sqlx::{Connection, PgConnection, query, query_scalar};
 
 fn bin() -> PgBinaries {
@@ -45,11 +40,7 @@ fn sql(url: &str, statement: &'static str) -> i64 {
         if statement.starts_with("select") {
             query_scalar(statement).fetch_one(&mut db).await.unwrap()
         } else {
-            query(statement)
-                .execute(&mut db)
-                .await
-                .unwrap()
-                .rows_affected() as i64
+            query(statement).execute(&mut db).await.unwrap().rows_affected() as i64
         }
     })
 }
@@ -76,23 +67,12 @@ fn data_outlives_a_stop() {
     // As the demo runs it.
     let cluster = Cluster::start(&bin(), &dir, &Options::default()).unwrap();
     let first = cluster.endpoint().clone();
-    for (name, mode) in [
-        ("", 0o700),
-        ("data", 0o700),
-        ("run", 0o700),
-        ("password", 0o600),
-    ] {
+    for (name, mode) in [("", 0o700), ("data", 0o700), ("run", 0o700), ("password", 0o600)] {
         let found = fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode, "{name}: {found:o}");
     }
     assert_eq!(causelist_pg::running(&dir).as_ref(), Some(&first));
-    assert_eq!(
-        sql(
-            &first.url(),
-            "create table kept as select 42::bigint as answer"
-        ),
-        1
-    );
+    assert_eq!(sql(&first.url(), "create table kept as select 42::bigint as answer"), 1);
     assert_eq!(sql(&first.socket_url(), "select answer from kept"), 42);
     cluster.stop().unwrap();
     assert!(!is_alive(first.pid));
@@ -100,10 +80,7 @@ fn data_outlives_a_stop() {
     assert_eq!(causelist_pg::running(&dir), None);
 
     let cluster = Cluster::start(&bin(), &dir, &Options::default()).unwrap();
-    assert_eq!(
-        sql(&cluster.endpoint().url(), "select answer from kept"),
-        42
-    );
+    assert_eq!(sql(&cluster.endpoint().url(), "select answer from kept"), 42);
     assert_eq!(
         sql(
             &cluster.endpoint().url(),
@@ -125,28 +102,19 @@ fn a_killed_server_heals_at_the_next_start() {
     sql(&url, "create table kept as select 7::bigint as answer");
     kill_9(cluster.endpoint().pid);
     cluster.stop().unwrap();
-    assert!(
-        tmp.path().join("data/postmaster.pid").exists(),
-        "it left its pid file"
-    );
+    assert!(tmp.path().join("data/postmaster.pid").exists(), "it left its pid file");
 
     let cluster = start(tmp.path()).unwrap();
     assert_eq!(sql(&cluster.endpoint().url(), "select answer from kept"), 7);
     let sockets = fs::read_dir(tmp.path().join("run")).unwrap().count();
-    assert_eq!(
-        sockets, 2,
-        "one socket and its lock file: the killed server's are gone"
-    );
+    assert_eq!(sockets, 2, "one socket and its lock file: the killed server's are gone");
 }
 
 #[test]
 fn a_server_whose_owner_died_is_stopped_first() {
     let tmp = tempfile::tempdir().unwrap();
     let orphan = start(tmp.path()).unwrap().detach();
-    sql(
-        &orphan.url(),
-        "create table kept as select 8::bigint as answer",
-    );
+    sql(&orphan.url(), "create table kept as select 8::bigint as answer");
 
     let cluster = start(tmp.path()).unwrap();
     assert_ne!(cluster.endpoint().pid, orphan.pid);
@@ -203,11 +171,7 @@ fn a_pid_that_passed_to_another_process_does_no_harm() {
     let mut other = Command::new("sleep").arg("600").spawn().unwrap();
     fs::write(
         &pid_file,
-        format!(
-            "{}\n{}\n1\n5432\n\n\n\nready\n",
-            other.id(),
-            tmp.path().display()
-        ),
+        format!("{}\n{}\n1\n5432\n\n\n\nready\n", other.id(), tmp.path().display()),
     )
     .unwrap();
 
@@ -217,10 +181,7 @@ fn a_pid_that_passed_to_another_process_does_no_harm() {
     other.kill().unwrap();
     other.wait().unwrap();
     assert!(untouched, "a process that is no server must be left alone");
-    assert_eq!(
-        sql(&cluster.unwrap().endpoint().url(), "select 1::bigint"),
-        1
-    );
+    assert_eq!(sql(&cluster.unwrap().endpoint().url(), "select 1::bigint"), 1);
 }
 
 #[test]
@@ -230,18 +191,12 @@ fn a_path_too_long_for_a_socket_works() {
     let cluster = start(&dir).unwrap();
     let endpoint = cluster.endpoint().clone();
     assert!(endpoint.socket_dir.as_os_str().len() < 100);
-    let mode = fs::metadata(&endpoint.socket_dir)
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = fs::metadata(&endpoint.socket_dir).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "nobody else may enter it");
     assert_eq!(sql(&endpoint.url(), "select 1::bigint"), 1);
     assert_eq!(sql(&endpoint.socket_url(), "select 1::bigint"), 1);
     cluster.stop().unwrap();
-    assert!(
-        !endpoint.socket_dir.exists(),
-        "the temporary directory is gone"
-    );
+    assert!(!endpoint.socket_dir.exists(), "the temporary directory is gone");
 
     let orphan = start(&dir).unwrap().detach();
     start(&dir).unwrap().stop().unwrap();
@@ -262,17 +217,11 @@ fn what_is_no_cluster_of_ours_is_left_alone() {
 
     fs::write(data.join("PG_VERSION"), "9\n").unwrap();
     let message = start(tmp.path()).unwrap_err().to_string();
-    assert!(
-        message.contains("the password file is missing"),
-        "{message}"
-    );
+    assert!(message.contains("the password file is missing"), "{message}");
 
     fs::write(tmp.path().join("password"), "secret\n").unwrap();
     let message = start(tmp.path()).unwrap_err().to_string();
-    assert!(
-        message.contains("was made by PostgreSQL 9, but "),
-        "{message}"
-    );
+    assert!(message.contains("was made by PostgreSQL 9, but "), "{message}");
     assert!(message.contains("PG_BIN_DIR"), "{message}");
     assert_eq!(fs::read_to_string(data.join("letter.txt")).unwrap(), "dear");
 }
@@ -285,9 +234,7 @@ fn a_server_that_cannot_start_says_why() {
         settings: vec![("work_mem".into(), "plenty".into())],
         ..Options::default()
     };
-    let message = Cluster::start(&bin(), tmp.path(), &options)
-        .unwrap_err()
-        .to_string();
+    let message = Cluster::start(&bin(), tmp.path(), &options).unwrap_err().to_string();
     assert!(message.contains("did not start"), "{message}");
     assert!(message.contains("work_mem"), "{message}");
 }

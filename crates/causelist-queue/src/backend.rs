@@ -47,7 +47,9 @@ impl Backend for PgBackend {
         // Registered first: what is added between the look and the registration would wake nobody.
         self.shared.waker.register(cx.waker());
         self.shared.next().map_or(Poll::Pending, |held| {
-            let task = TaskBuilder::new(Arc::new(held)).task_id(TaskId::String(String::new())).build();
+            let task = TaskBuilder::new(Arc::new(held))
+                .task_id(TaskId::String(String::new()))
+                .build();
             Poll::Ready(Some(Ok(task)))
         })
     }
@@ -56,7 +58,11 @@ impl Backend for PgBackend {
     fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
         self.shared.waker.register(cx.waker());
         self.closing.cancel();
-        if self.shared.flushed.load(Ordering::Acquire) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if self.shared.flushed.load(Ordering::Acquire) {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -86,7 +92,10 @@ pub(crate) struct SettleLayer {
 impl<S> Layer<S> for SettleLayer {
     type Service = SettleService<S>;
     fn layer(&self, inner: S) -> SettleService<S> {
-        SettleService { inner, layer: self.clone() }
+        SettleService {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -126,7 +135,10 @@ where
                     attempt: job.attempt,
                     keyed: job.keyed,
                     started_at,
-                    outcome: Outcome::Retry(Duration::from_secs(5), format!("the worker could not run it: {}", error.into())),
+                    outcome: Outcome::Retry(
+                        Duration::from_secs(5),
+                        format!("the worker could not run it: {}", error.into()),
+                    ),
                 }),
             };
             // A driver that is gone has given up its claims: nothing to tell it.
@@ -159,8 +171,6 @@ impl Service<Task<Run>> for RunService {
     fn call(&mut self, task: Task<Run>) -> Self::Future {
         let runtime = Arc::clone(&self.0);
         let run = Arc::clone(&task.args);
-        Box::pin(async move {
-            Ok(runtime.execute(&run.job, run.stop.clone(), run.lost.clone()).await)
-        })
+        Box::pin(async move { Ok(runtime.execute(&run.job, run.stop.clone(), run.lost.clone()).await) })
     }
 }

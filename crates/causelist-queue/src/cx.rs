@@ -112,7 +112,10 @@ impl JobCx {
     /// When there is none of this type: the worker is not set up for this kind of job.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, JobError> {
         self.states.get::<T>().ok_or_else(|| {
-            JobError::Permanent(format!("this worker was built without a {}", std::any::type_name::<T>()))
+            JobError::Permanent(format!(
+                "this worker was built without a {}",
+                std::any::type_name::<T>()
+            ))
         })
     }
 
@@ -153,7 +156,9 @@ impl FencedTx<'_> {
             started_at: self.cx.started_at,
             outcome: Outcome::Done(result),
         };
-        let recorded = settle(&mut self.tx, self.cx.fence, &[settled]).await.map_err(db_error)?;
+        let recorded = settle(&mut self.tx, self.cx.fence, &[settled])
+            .await
+            .map_err(db_error)?;
         if recorded == 0 {
             return Err(JobError::LeaseLost);
         }
@@ -167,14 +172,13 @@ impl FencedTx<'_> {
     /// # Errors
     /// [`JobError::LeaseLost`] when another worker has the job by now; nothing was written.
     pub async fn commit_part(mut self) -> Result<(), JobError> {
-        let held: Option<i64> = sqlx::query_scalar(
-            "select id from causelist.claim where id = $1 and $2 = any (ids) for share",
-        )
-        .bind(self.cx.fence)
-        .bind(self.cx.id)
-        .fetch_optional(&mut *self.tx)
-        .await
-        .map_err(db_error)?;
+        let held: Option<i64> =
+            sqlx::query_scalar("select id from causelist.claim where id = $1 and $2 = any (ids) for share")
+                .bind(self.cx.fence)
+                .bind(self.cx.id)
+                .fetch_optional(&mut *self.tx)
+                .await
+                .map_err(db_error)?;
         if held.is_none() {
             return Err(JobError::LeaseLost);
         }
@@ -194,4 +198,3 @@ impl DerefMut for FencedTx<'_> {
         &mut self.tx
     }
 }
-

@@ -102,10 +102,21 @@ impl Shared {
         let mut leases = self.leases();
         let mut buffer = self.buffer();
         for job in jobs {
-            let tokens = Tokens { stop: CancellationToken::new(), lost: CancellationToken::new() };
-            let lease = leases.entry(job.fence).or_insert_with(|| Lease { deadline, missed: false, jobs: HashMap::new() });
+            let tokens = Tokens {
+                stop: CancellationToken::new(),
+                lost: CancellationToken::new(),
+            };
+            let lease = leases.entry(job.fence).or_insert_with(|| Lease {
+                deadline,
+                missed: false,
+                jobs: HashMap::new(),
+            });
             lease.jobs.insert(job.id, tokens.clone());
-            buffer.push_back(Held { job, stop: tokens.stop, lost: tokens.lost });
+            buffer.push_back(Held {
+                job,
+                stop: tokens.stop,
+                lost: tokens.lost,
+            });
         }
         drop((leases, buffer));
         self.waker.wake();
@@ -123,9 +134,15 @@ impl Shared {
 
     /// Gives up a claim: its jobs may write nothing more.
     fn lose(&self, fence: i64) {
-        let Some(lease) = self.leases().remove(&fence) else { return };
+        let Some(lease) = self.leases().remove(&fence) else {
+            return;
+        };
         self.buffer().retain(|h| h.job.fence != fence);
-        tracing::warn!(fence, jobs = lease.jobs.len(), "the lease was lost; its jobs are stopped");
+        tracing::warn!(
+            fence,
+            jobs = lease.jobs.len(),
+            "the lease was lost; its jobs are stopped"
+        );
         for tokens in lease.jobs.values() {
             tokens.lost.cancel();
         }
@@ -146,7 +163,10 @@ pub(crate) async fn keep_leases(pool: PgPool, shared: Arc<Shared>, lease: Durati
         }
         let (fences, ids): (Vec<i64>, Vec<JobId>) = {
             let leases = shared.leases();
-            (leases.keys().copied().collect(), leases.values().flat_map(|l| l.jobs.keys().copied()).collect())
+            (
+                leases.keys().copied().collect(),
+                leases.values().flat_map(|l| l.jobs.keys().copied()).collect(),
+            )
         };
         if fences.is_empty() {
             continue;
@@ -180,7 +200,11 @@ pub(crate) async fn keep_leases(pool: PgPool, shared: Arc<Shared>, lease: Durati
         let margin = lease / 6;
         let over: Vec<i64> = {
             let leases = shared.leases();
-            leases.iter().filter(|(_, l)| l.deadline < Instant::now() + margin).map(|(f, _)| *f).collect()
+            leases
+                .iter()
+                .filter(|(_, l)| l.deadline < Instant::now() + margin)
+                .map(|(f, _)| *f)
+                .collect()
         };
         for fence in over {
             shared.lose(fence);

@@ -11,7 +11,8 @@ use sqlx::PgConnection;
 use crate::error::EnqueueError;
 use crate::job::{Job, PlannedJob};
 
-/// What the arguments of a job may take.
+/// What the arguments of a job may take. The edges (HTTP, CLI) check against the configured limits;
+/// enqueuing itself refuses what passes [`Limits::MOST`].
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of the arguments as JSON text.
@@ -20,10 +21,21 @@ pub struct Limits {
     pub depth: usize,
 }
 
+impl Limits {
+    /// The most that may be configured: 16 MiB and 64 levels.
+    pub const MOST: Self = Self {
+        payload: 16 * 1024 * 1024,
+        depth: 64,
+    };
+}
+
 impl Default for Limits {
     /// 256 KiB and 64 levels.
     fn default() -> Self {
-        Self { payload: 256 * 1024, depth: 64 }
+        Self {
+            payload: 256 * 1024,
+            depth: 64,
+        }
     }
 }
 
@@ -174,20 +186,36 @@ impl NewJob {
         check_name("kind", &self.kind)?;
         check_name("queue", &self.queue)?;
         if self.max_attempts < 1 {
-            return Err(EnqueueError::field("max_attempts", &self.max_attempts.to_string(), "must be at least 1"));
+            return Err(EnqueueError::field(
+                "max_attempts",
+                &self.max_attempts.to_string(),
+                "must be at least 1",
+            ));
         }
         if let Some((key, _)) = &self.key
             && (key.is_empty() || key.chars().count() > 255 || key.contains('\0'))
         {
-            return Err(EnqueueError::field("key", key, "must have 1 to 255 characters and no NUL"));
+            return Err(EnqueueError::field(
+                "key",
+                key,
+                "must have 1 to 255 characters and no NUL",
+            ));
         }
         if let Some(at) = self.run_at
             && (at.timestamp() < 0 || at.timestamp() > 253_402_300_799)
         {
-            return Err(EnqueueError::field("run_at", &at.to_string(), "must lie between 1970 and 9999"));
+            return Err(EnqueueError::field(
+                "run_at",
+                &at.to_string(),
+                "must lie between 1970 and 9999",
+            ));
         }
         if !self.args.is_object() {
-            return Err(EnqueueError::field("args", &self.args.to_string(), "must be a JSON object"));
+            return Err(EnqueueError::field(
+                "args",
+                &self.args.to_string(),
+                "must be a JSON object",
+            ));
         }
         check_args(&self.args, limits)
     }
@@ -196,7 +224,9 @@ impl NewJob {
 /// Kinds and queues are names: a small letter, then small letters, digits, `_` and `-`.
 fn check_name(field: &'static str, name: &str) -> Result<(), EnqueueError> {
     let head = name.chars().next().is_some_and(|c| c.is_ascii_lowercase());
-    let rest = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
+    let rest = name
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
     if head && rest && name.len() <= 63 {
         return Ok(());
     }
@@ -227,7 +257,10 @@ fn check_args(args: &Value, limits: Limits) -> Result<(), EnqueueError> {
     }
     let size = args.to_string().len();
     if size > limits.payload {
-        return Err(EnqueueError::TooLarge { size, limit: limits.payload });
+        return Err(EnqueueError::TooLarge {
+            size,
+            limit: limits.payload,
+        });
     }
     Ok(())
 }
@@ -249,7 +282,8 @@ pub struct Enqueued {
 /// PostgreSQL refused the statement.
 pub async fn enqueue(db: &mut PgConnection, job: NewJob) -> Result<Enqueued, EnqueueError> {
     let mut made = enqueue_many(db, std::slice::from_ref(&job)).await?;
-    made.pop().ok_or_else(|| EnqueueError::Database(sqlx::Error::RowNotFound))
+    made.pop()
+        .ok_or_else(|| EnqueueError::Database(sqlx::Error::RowNotFound))
 }
 
 /// One statement for any number of jobs without keys: the job rows, then where they wait.
@@ -313,7 +347,7 @@ join causelist.job_key k
 /// As [`enqueue`]; the first job that can't be taken refuses them all.
 pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
     for job in jobs {
-        job.check(Limits::default())?;
+        job.check(Limits::MOST)?;
     }
     check_queues(db, jobs).await?;
     let mut out: Vec<Option<Enqueued>> = vec![None; jobs.len()];
@@ -355,7 +389,11 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
     }
     let made: Option<Vec<Enqueued>> = out.into_iter().collect();
     let made = made.ok_or_else(|| {
-        EnqueueError::field("key", "", "its holder changed ten times while this job was enqueued: try again")
+        EnqueueError::field(
+            "key",
+            "",
+            "its holder changed ten times while this job was enqueued: try again",
+        )
     })?;
     for (job, got) in jobs.iter().zip(&made) {
         if !got.duplicate {
@@ -400,7 +438,10 @@ async fn insert(
     if sql == KEYED {
         let hold = |j: &NewJob| j.key.as_ref().map_or(Hold::While, |(_, hold)| *hold);
         query = query
-            .bind(of().map(|j| j.key.as_ref().map(|(key, _)| key.as_str())).collect::<Vec<_>>())
+            .bind(
+                of().map(|j| j.key.as_ref().map(|(key, _)| key.as_str()))
+                    .collect::<Vec<_>>(),
+            )
             .bind(
                 of().map(|j| match hold(j) {
                     Hold::While => "while",
@@ -421,18 +462,19 @@ async fn insert(
     Ok(rows.into_iter().map(|(id, pos)| (id, index(pos))).collect())
 }
 
-async fn holders(
-    db: &mut PgConnection,
-    jobs: &[NewJob],
-    which: &[usize],
-) -> Result<Vec<(JobId, usize)>, EnqueueError> {
+async fn holders(db: &mut PgConnection, jobs: &[NewJob], which: &[usize]) -> Result<Vec<(JobId, usize)>, EnqueueError> {
     if which.is_empty() {
         return Ok(Vec::new());
     }
     let rows: Vec<(i64, i64)> = sqlx::query_as(HOLDERS)
         .bind(which.iter().map(|i| jobs[*i].tenant).collect::<Vec<_>>())
         .bind(which.iter().map(|i| jobs[*i].kind.as_str()).collect::<Vec<_>>())
-        .bind(which.iter().map(|i| jobs[*i].key.as_ref().map(|(k, _)| k.as_str())).collect::<Vec<_>>())
+        .bind(
+            which
+                .iter()
+                .map(|i| jobs[*i].key.as_ref().map(|(k, _)| k.as_str()))
+                .collect::<Vec<_>>(),
+        )
         .fetch_all(db)
         .await?;
     Ok(rows.into_iter().map(|(pos, id)| (id, index(pos))).collect())
@@ -461,6 +503,8 @@ mod tests {
         assert!(refuse(NewJob::raw("x", json!({})).max_attempts(0)).contains("max_attempts \"0\""));
         let deep = (0..80).fold(json!({}), |inner, _| json!({ "a": inner }));
         assert!(refuse(NewJob::raw("x", deep)).contains("64 levels"));
-        NewJob::raw("x", json!({"ok": [1, "é", null]})).check(Limits::default()).expect("is fine");
+        NewJob::raw("x", json!({"ok": [1, "é", null]}))
+            .check(Limits::default())
+            .expect("is fine");
     }
 }

@@ -45,7 +45,11 @@ pub enum EnqueueError {
 
 impl EnqueueError {
     pub(crate) fn field(field: &'static str, value: &str, problem: impl Into<String>) -> Self {
-        Self::Field { field, value: value.chars().take(64).collect(), problem: problem.into() }
+        Self::Field {
+            field,
+            value: value.chars().take(64).collect(),
+            problem: problem.into(),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn spec() -> KindSpec;
 
     /// Runs once. It may be repeated after a crash: database effects belong into
-    /// [`JobCx::commit`], which ties them to the lease.
+    /// [`JobCx::begin`], which ties them to the lease.
     fn run(&self, cx: &JobCx) -> impl Future<Output = Result<Self::Report, JobError>> + Send;
 }
 
@@ -40,16 +40,8 @@ pub trait PlannedJob: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn run_args(&self) -> &RunArgs;
 
     /// Says what would happen at [`JobCx::now`].
-    fn plan(
-        &self,
-        cx: &JobCx,
-        db: &mut PgConnection,
-    ) -> impl Future<Output = Result<Self::Plan, JobError>> + Send;
+    fn plan(&self, cx: &JobCx, db: &mut PgConnection) -> impl Future<Output = Result<Self::Plan, JobError>> + Send;
 
     /// Makes it happen.
-    fn apply(
-        &self,
-        cx: &JobCx,
-        db: &mut PgConnection,
-    ) -> impl Future<Output = Result<Self::Report, JobError>> + Send;
+    fn apply(&self, cx: &JobCx, db: &mut PgConnection) -> impl Future<Output = Result<Self::Report, JobError>> + Send;
 }

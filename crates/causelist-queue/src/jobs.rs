@@ -88,7 +88,15 @@ pub struct JobFilter {
 }
 
 /// The states that a filter may name.
-pub const STATES: [&str; 8] = ["ready", "scheduled", "running", "done", "discarded", "cancelled", "dead", "uncertain"];
+pub const STATES: [&str; 7] = [
+    "ready",
+    "scheduled",
+    "running",
+    "done",
+    "discarded",
+    "cancelled",
+    "dead",
+];
 
 const RECORD: &str = "
 select j.id, j.kind, j.queue, j.priority, j.tenant, coalesce(causelist.job_state(j.id), 'ready') as state, j.args,
@@ -181,8 +189,10 @@ pub async fn cancel(pool: &PgPool, id: JobId) -> sqlx::Result<CancelEffect> {
         tx.commit().await?;
         return Ok(CancelEffect::Cancelled);
     }
-    let state: Option<String> =
-        sqlx::query_scalar("select causelist.job_state($1)").bind(id).fetch_one(&mut *tx).await?;
+    let state: Option<String> = sqlx::query_scalar("select causelist.job_state($1)")
+        .bind(id)
+        .fetch_one(&mut *tx)
+        .await?;
     let effect = match state.as_deref() {
         Some("running") => {
             sqlx::query("insert into causelist.cancel_request (id) values ($1) on conflict do nothing")
@@ -232,8 +242,10 @@ pub async fn wait_until_finished(
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(10);
     loop {
-        let state: Option<String> =
-            sqlx::query_scalar("select causelist.job_state($1)").bind(id).fetch_one(pool).await?;
+        let state: Option<String> = sqlx::query_scalar("select causelist.job_state($1)")
+            .bind(id)
+            .fetch_one(pool)
+            .await?;
         if !matches!(state.as_deref(), Some("ready" | "scheduled" | "running")) {
             let mut db = pool.acquire().await?;
             return show(&mut db, id).await;

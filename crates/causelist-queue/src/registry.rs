@@ -68,7 +68,12 @@ impl Registry {
         let check = |args: &Value| J::deserialize(args).map(drop).map_err(|e| e.to_string());
         self.0.insert(
             spec.kind,
-            Entry { spec: Arc::new(spec), run: Arc::new(run), check: Arc::new(check), planned },
+            Entry {
+                spec: Arc::new(spec),
+                run: Arc::new(run),
+                check: Arc::new(check),
+                planned,
+            },
         );
         self
     }
@@ -122,10 +127,17 @@ async fn run_planned<J: PlannedJob>(job: &J, cx: &mut JobCx) -> Result<Value, Jo
     }
     let cx: &JobCx = cx;
     let mut tx = cx.begin().await?;
-    let mode = if args.dry_run { "set transaction isolation level repeatable read, read only" } else { "set local row_security = off" };
+    let mode = if args.dry_run {
+        "set transaction isolation level repeatable read, read only"
+    } else {
+        "set local row_security = off"
+    };
     sqlx::query(mode).execute(&mut *tx).await.map_err(db_error)?;
     if args.dry_run {
-        sqlx::query("set local row_security = off").execute(&mut *tx).await.map_err(db_error)?;
+        sqlx::query("set local row_security = off")
+            .execute(&mut *tx)
+            .await
+            .map_err(db_error)?;
         let plan: Pin<Box<dyn Future<Output = _> + Send + '_>> = Box::pin(job.plan(cx, &mut tx));
         let plan = plan.await?;
         return Ok(serde_json::json!({ "dryRun": true, "executedAt": cx.now(), "plan": to_value(&plan)? }));

@@ -45,10 +45,19 @@ impl Runtime {
     pub(crate) async fn execute(&self, job: &Claimed, stop: CancellationToken, lost: CancellationToken) -> Ended {
         let started_at = self.clock.now();
         let settled = |outcome| {
-            Ended::Settle(Settled { id: job.id, attempt: job.attempt, keyed: job.keyed, started_at, outcome })
+            Ended::Settle(Settled {
+                id: job.id,
+                attempt: job.attempt,
+                keyed: job.keyed,
+                started_at,
+                outcome,
+            })
         };
         let Some(entry) = self.registry.get(&job.kind) else {
-            return settled(Outcome::Snooze(UNKNOWN_KIND_DELAY, format!("this worker does not know kind {:?}", job.kind)));
+            return settled(Outcome::Snooze(
+                UNKNOWN_KIND_DELAY,
+                format!("this worker does not know kind {:?}", job.kind),
+            ));
         };
         let mut cx = JobCx {
             id: job.id,

@@ -141,10 +141,20 @@ pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled])
         .bind(batch.iter().map(|s| s.id).collect::<Vec<_>>())
         .bind(batch.iter().map(|s| s.attempt).collect::<Vec<_>>())
         .bind(batch.iter().map(|s| s.outcome.word()).collect::<Vec<_>>())
-        .bind(batch.iter().map(|s| s.outcome.error().map(storable)).collect::<Vec<_>>())
+        .bind(
+            batch
+                .iter()
+                .map(|s| s.outcome.error().map(storable))
+                .collect::<Vec<_>>(),
+        )
         .bind(batch.iter().map(|s| stored_result(&s.outcome)).collect::<Vec<_>>())
         .bind(batch.iter().map(|s| s.started_at).collect::<Vec<_>>())
-        .bind(batch.iter().map(|s| s.outcome.delay().map(|d| d.as_secs_f64())).collect::<Vec<_>>())
+        .bind(
+            batch
+                .iter()
+                .map(|s| s.outcome.delay().map(|d| d.as_secs_f64()))
+                .collect::<Vec<_>>(),
+        )
         .bind(batch.iter().map(|s| s.outcome.dead_reason()).collect::<Vec<_>>())
         .bind(batch.iter().map(|s| s.keyed).collect::<Vec<_>>())
         .fetch_one(db)
@@ -154,7 +164,10 @@ pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled])
 
 /// PostgreSQL can't store NUL; an error's text must never be what keeps a job from being settled.
 fn storable(text: &str) -> String {
-    text.chars().map(|c| if c == '\0' { '\u{fffd}' } else { c }).take(ERROR_LIMIT).collect()
+    text.chars()
+        .map(|c| if c == '\0' { '\u{fffd}' } else { c })
+        .take(ERROR_LIMIT)
+        .collect()
 }
 
 fn stored_result(outcome: &Outcome) -> Option<Value> {

@@ -46,7 +46,9 @@ pub async fn queues(pool: &PgPool) -> sqlx::Result<Vec<QueueStats>> {
 /// # Errors
 /// When the database can't be reached.
 pub async fn dead(pool: &PgPool) -> sqlx::Result<i64> {
-    sqlx::query_scalar("select count(*) from causelist.dead").fetch_one(pool).await
+    sqlx::query_scalar("select count(*) from causelist.dead")
+        .fetch_one(pool)
+        .await
 }
 
 /// Whether a live worker takes jobs from a queue.

@@ -56,8 +56,13 @@ async fn run_one(pool: &PgPool, registry: Registry, new: NewJob, states: States)
         .await
         .map_err(|e| fault(&e))?;
     enqueue(&mut db, new.queue(&queue)).await.map_err(|e| fault(&e))?;
-    let claimed = claim(pool, Uuid::new_v4(), &queue, 1, Duration::from_secs(600)).await.map_err(|e| fault(&e))?;
-    let job = claimed.into_iter().next().ok_or_else(|| fault(&"the job was not claimed"))?;
+    let claimed = claim(pool, Uuid::new_v4(), &queue, 1, Duration::from_secs(600))
+        .await
+        .map_err(|e| fault(&e))?;
+    let job = claimed
+        .into_iter()
+        .next()
+        .ok_or_else(|| fault(&"the job was not claimed"))?;
     let runtime = Runtime {
         pool: pool.clone(),
         registry,
@@ -65,7 +70,10 @@ async fn run_one(pool: &PgPool, registry: Registry, new: NewJob, states: States)
         clock: Arc::new(SystemClock),
         halt: CancellationToken::new(),
     };
-    match runtime.execute(&job, CancellationToken::new(), CancellationToken::new()).await {
+    match runtime
+        .execute(&job, CancellationToken::new(), CancellationToken::new())
+        .await
+    {
         Ended::Lost => Err(JobError::LeaseLost),
         Ended::Completed => sqlx::query_scalar("select result from causelist.attempt where job_id = $1")
             .bind(job.id)

@@ -49,7 +49,11 @@ pub async fn notify_ready(pool: &PgPool, queue: &str) {
 }
 
 async fn send(pool: &PgPool, queue: &str) {
-    let sent = sqlx::query("select pg_notify($1, $2)").bind(CHANNEL).bind(queue).execute(pool).await;
+    let sent = sqlx::query("select pg_notify($1, $2)")
+        .bind(CHANNEL)
+        .bind(queue)
+        .execute(pool)
+        .await;
     if let Err(error) = sent {
         tracing::debug!(%error, queue, "could not notify; workers will find the jobs by polling");
     }

@@ -70,8 +70,21 @@ impl Worker {
     /// A worker over this database that knows the registry's kinds; `states` is what their jobs
     /// need.
     #[must_use]
-    pub fn new(pool: PgPool, registry: Registry, states: States, clock: Arc<dyn Clock>, options: WorkerOptions) -> Self {
-        Self { id: Uuid::new_v4(), pool, registry, states, clock, options }
+    pub fn new(
+        pool: PgPool,
+        registry: Registry,
+        states: States,
+        clock: Arc<dyn Clock>,
+        options: WorkerOptions,
+    ) -> Self {
+        Self {
+            id: Uuid::new_v4(),
+            pool,
+            registry,
+            states,
+            clock,
+            options,
+        }
     }
 
     /// The id of this process start, under which its claims and attempts are recorded.
@@ -105,9 +118,25 @@ impl Worker {
         };
         let driver = tokio::spawn(driver.run());
         let mut beside = tokio::task::JoinSet::new();
-        beside.spawn(keep_leases(self.pool.clone(), Arc::clone(&shared), options.lease, over.clone()));
-        beside.spawn(keep_up(self.pool.clone(), options.clone(), Arc::clone(&wake), over.clone()));
-        beside.spawn(keep_alive(self.pool.clone(), self.card(), options.lease, shutdown.clone(), over.clone()));
+        beside.spawn(keep_leases(
+            self.pool.clone(),
+            Arc::clone(&shared),
+            options.lease,
+            over.clone(),
+        ));
+        beside.spawn(keep_up(
+            self.pool.clone(),
+            options.clone(),
+            Arc::clone(&wake),
+            over.clone(),
+        ));
+        beside.spawn(keep_alive(
+            self.pool.clone(),
+            self.card(),
+            options.lease,
+            shutdown.clone(),
+            over.clone(),
+        ));
         if options.listen {
             beside.spawn(wake::listen(self.pool.clone(), Arc::clone(&wake), over.clone()));
         }
@@ -118,7 +147,10 @@ impl Worker {
             clock: Arc::clone(&self.clock),
             halt: halt.clone(),
         });
-        let settle = SettleLayer { reports, clock: Arc::clone(&self.clock) };
+        let settle = SettleLayer {
+            reports,
+            clock: Arc::clone(&self.clock),
+        };
         let name = options.name.clone();
         let monitor = Monitor::new()
             .register(move |_| {
@@ -157,7 +189,10 @@ impl Worker {
         }
         over.cancel();
         beside.shutdown().await;
-        let _ = sqlx::query("delete from causelist.worker where id = $1").bind(self.id).execute(&self.pool).await;
+        let _ = sqlx::query("delete from causelist.worker where id = $1")
+            .bind(self.id)
+            .execute(&self.pool)
+            .await;
         tracing::info!(worker = %self.id, "worker stopped");
         ended.map_err(|e| WorkerFailed(e.to_string()))
     }

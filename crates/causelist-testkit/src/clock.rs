@@ -30,11 +30,7 @@ impl TurnedClock {
     /// Turns the clock by a span and returns what it shows then.
     pub fn advance(&self, by: TimeDelta) -> DateTime<Utc> {
         let micros = by.num_microseconds().unwrap_or(i64::MAX);
-        instant_of(
-            self.0
-                .fetch_add(micros, Ordering::SeqCst)
-                .saturating_add(micros),
-        )
+        instant_of(self.0.fetch_add(micros, Ordering::SeqCst).saturating_add(micros))
     }
 }
 

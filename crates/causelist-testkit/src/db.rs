@@ -67,11 +67,7 @@ impl TestDb {
             Some(sql) => template(server, sql).await?,
             None => "template1".to_owned(),
         };
-        let name = format!(
-            "test_{}_{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         create(&mut admin(server).await?, server, &name, &template).await?;
         let url = server.endpoint.url_of(&name);
         let pool = connect_pool(&url, 10).await?;
@@ -85,14 +81,11 @@ impl Drop for TestDb {
         // The test's runtime can't be waited for in here, so a thread brings its own. What goes
         // wrong leaves a database behind, until the server stops.
         let dropped = std::thread::spawn(move || -> Result<()> {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut db = admin(Server::get().await?).await?;
                 // `with (force)` alone ends the sessions too, but then sleeps for 100 ms.
-                let sessions =
-                    "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = $1";
+                let sessions = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = $1";
                 for _ in 0..100 {
                     if query_scalar::<_, i64>(sessions).bind(&name).fetch_one(&mut db).await? == 0 {
                         break;
@@ -157,17 +150,12 @@ async fn template(server: &Server, sql: &str) -> Result<String> {
     }
     // Under another name until it is whole.
     let half = format!("{name}_half");
-    query(AssertSqlSafe(format!(
-        "drop database if exists {half} with (force)"
-    )))
-    .execute(&mut db)
-    .await?;
+    query(AssertSqlSafe(format!("drop database if exists {half} with (force)")))
+        .execute(&mut db)
+        .await?;
     create(&mut db, server, &half, "template1").await?;
     let mut inside = PgConnection::connect(&server.endpoint.url_of(&half)).await?;
-    migrator
-        .run(&mut inside)
-        .await
-        .context("migrate the template")?;
+    migrator.run(&mut inside).await.context("migrate the template")?;
     raw_sql(AssertSqlSafe(sql.to_owned()))
         .execute(&mut inside)
         .await
@@ -206,11 +194,7 @@ async fn exists(db: &mut PgConnection, name: &str) -> Result<bool> {
 
 async fn create(db: &mut PgConnection, server: &Server, name: &str, template: &str) -> Result<()> {
     // Copying through the log needs no checkpoint: several times faster. Since version 15.
-    let strategy = if server.major >= 15 {
-        "strategy wal_log"
-    } else {
-        ""
-    };
+    let strategy = if server.major >= 15 { "strategy wal_log" } else { "" };
     query(AssertSqlSafe(format!(
         "create database {name} template {template} {strategy}"
     )))

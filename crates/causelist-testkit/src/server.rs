@@ -103,16 +103,13 @@ fn lock(files: &Files) -> Result<File> {
         .write(true)
         .open(&path)
         .with_context(|| format!("open {}", path.display()))?;
-    file.lock()
-        .with_context(|| format!("lock {}", path.display()))?;
+    file.lock().with_context(|| format!("lock {}", path.display()))?;
     Ok(file)
 }
 
 /// Takes the running server, if there is one that nobody has decided to stop.
 fn adopt(files: &Files) -> Option<Endpoint> {
-    touch(files)
-        .then(|| causelist_pg::running(&files.cluster))
-        .flatten()
+    touch(files).then(|| causelist_pg::running(&files.cluster)).flatten()
 }
 
 /// Tells the keeper that the server is in use; false if it has been given up.

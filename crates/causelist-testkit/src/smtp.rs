@@ -161,21 +161,17 @@ impl SmtpServer {
     /// When no port or no certificate can be had.
     #[expect(clippy::expect_used, reason = "a test can't go on without its server")]
     pub async fn start_with(options: Options) -> Self {
-        let certificate = (options.tls != Tls::None)
-            .then(|| TestCertificate::new().expect("a test certificate can be made"));
+        let certificate =
+            (options.tls != Tls::None).then(|| TestCertificate::new().expect("a test certificate can be made"));
         let socket = TcpSocket::new_v4().expect("a socket can be had");
         if options.small_buffers {
-            socket
-                .set_recv_buffer_size(4096)
-                .expect("a buffer's size can be set");
+            socket.set_recv_buffer_size(4096).expect("a buffer's size can be set");
         }
         socket
             .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
             .expect("a port is free");
         let listener = socket.listen(128).expect("a bound socket can listen");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address");
+        let address = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared {
             options,
             tls: certificate.as_ref().map(|c| c.acceptor.clone()),
@@ -229,12 +225,7 @@ impl SmtpServer {
     /// How often a recipient was named at RCPT TO.
     #[must_use]
     pub fn offers(&self, recipient: &str) -> usize {
-        self.shared
-            .state()
-            .offered
-            .get(recipient)
-            .copied()
-            .unwrap_or(0)
+        self.shared.state().offered.get(recipient).copied().unwrap_or(0)
     }
 
     /// Connections so far.
@@ -261,10 +252,7 @@ impl SmtpServer {
     pub async fn wait_for_received(&self, count: usize) {
         let mut changes = self.shared.changed.subscribe();
         let all = changes.wait_for(|_| self.shared.state().received.len() >= count);
-        if tokio::time::timeout(Duration::from_secs(60), all)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(Duration::from_secs(60), all).await.is_err() {
             panic!(
                 "only {} of {count} messages arrived within a minute",
                 self.received().len()

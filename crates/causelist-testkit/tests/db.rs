@@ -19,20 +19,8 @@ async fn tests_do_not_see_each_other() {
         .await
         .unwrap();
     let count = "select count(*) from causelist.queue where name = 'own'";
-    assert_eq!(
-        query_scalar::<_, i64>(count)
-            .fetch_one(one.pool())
-            .await
-            .unwrap(),
-        1
-    );
-    assert_eq!(
-        query_scalar::<_, i64>(count)
-            .fetch_one(two.pool())
-            .await
-            .unwrap(),
-        0
-    );
+    assert_eq!(query_scalar::<_, i64>(count).fetch_one(one.pool()).await.unwrap(), 1);
+    assert_eq!(query_scalar::<_, i64>(count).fetch_one(two.pool()).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -63,8 +51,5 @@ async fn it_is_dropped_even_while_in_use() {
             break error.to_string();
         }
     };
-    assert!(
-        error.contains(&name) && error.contains("does not exist"),
-        "{error}"
-    );
+    assert!(error.contains(&name) && error.contains("does not exist"), "{error}");
 }

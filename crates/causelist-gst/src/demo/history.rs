@@ -23,7 +23,8 @@ select m.name, m.value::float8 from (values
                      where tenant_id = $1 and lower(status) in ('open', 'active'))),
     ('document_count', (select count(*) from host.documents where tenant_id = $1)),
     ('overdue_tasks', (select count(*) from t where not completed and (status = 'Overdue' or due_date < $2))),
-    ('task_completion_rate', (select 100.0 * count(*) filter (where completed) / count(*) from t)),
+    ('task_completion_rate', (select 100.0 * count(*) filter (where status = 'Completed') / count(*)
+                                from host.tasks where tenant_id = $1)),
     ('sla_compliance_rate', (select 100.0 * count(*) filter (where case when completed
          then completed_date <= target else target > $2 end) / count(*) from t)),
     ('hearing_attendance_rate', (select 100.0 * count(*) filter (where status in ('concluded', 'completed'))

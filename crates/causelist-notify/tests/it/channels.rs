@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use causelist_core::JobError;
-use causelist_notify::{
-    Maildir, Secret, SmtpSettings, SmtpSettingsError, SmtpTls, SmtpTransport, Transport,
-};
+use causelist_notify::{Maildir, Secret, SmtpSettings, SmtpSettingsError, SmtpTls, SmtpTransport, Transport};
 use causelist_testkit::smtp::{Options, Tls};
 
 use crate::fixture::{Post, deliver, mailer, reminder, settings, with_transport};
@@ -21,10 +19,7 @@ fn with_login(mut settings: SmtpSettings, password: &str) -> SmtpSettings {
 
 #[tokio::test]
 async fn logs_in_over_tls_from_the_first_byte_and_over_starttls() {
-    for (theirs, ours) in [
-        (Tls::Implicit, SmtpTls::Implicit),
-        (Tls::StartTls, SmtpTls::StartTls),
-    ] {
+    for (theirs, ours) in [(Tls::Implicit, SmtpTls::Implicit), (Tls::StartTls, SmtpTls::StartTls)] {
         for only_auth_login in [false, true] {
             let post = Post::with(Options {
                 tls: theirs,
@@ -57,10 +52,7 @@ async fn a_server_that_can_not_be_trusted_gets_neither_mail_nor_password() {
     };
     let five_minutes = Duration::from_secs(300);
     // An authority that nobody knows.
-    for (theirs, ours) in [
-        (Tls::Implicit, SmtpTls::Implicit),
-        (Tls::StartTls, SmtpTls::StartTls),
-    ] {
+    for (theirs, ours) in [(Tls::Implicit, SmtpTls::Implicit), (Tls::StartTls, SmtpTls::StartTls)] {
         let post = Post::with(Options {
             tls: theirs,
             login: login(),
@@ -79,10 +71,7 @@ async fn a_server_that_can_not_be_trusted_gets_neither_mail_nor_password() {
         let mut misnamed = settings(&post.server);
         (misnamed.tls, misnamed.host) = (ours, "127.0.0.1".to_owned());
         let (delay, text) = snooze(deliver(post.pool(), post.tenant, mailer(misnamed)).await);
-        assert!(
-            delay == five_minutes && text.contains("TLS failed"),
-            "{delay:?} {text}"
-        );
+        assert!(delay == five_minutes && text.contains("TLS failed"), "{delay:?} {text}");
         assert_eq!(post.server.received().len(), 0);
     }
     // No STARTTLS where it was asked for.
@@ -95,17 +84,12 @@ async fn a_server_that_can_not_be_trusted_gets_neither_mail_nor_password() {
     let mut strict = with_login(settings(&post.server), "s3cret pass");
     strict.tls = SmtpTls::StartTls;
     let (delay, text) = snooze(deliver(post.pool(), post.tenant, mailer(strict)).await);
-    assert!(
-        delay == five_minutes && text.contains("offers no STARTTLS"),
-        "{text}"
-    );
+    assert!(delay == five_minutes && text.contains("offers no STARTTLS"), "{text}");
     // A wrong password.
     let wrong = with_login(settings(&post.server), "canary");
     let (delay, text) = snooze(deliver(post.pool(), post.tenant, mailer(wrong)).await);
     assert!(
-        delay == five_minutes
-            && text.contains("535 5.7.8 at logging in")
-            && text.contains("check user and password"),
+        delay == five_minutes && text.contains("535 5.7.8 at logging in") && text.contains("check user and password"),
         "{text}"
     );
     assert!(!text.contains("canary"));
@@ -114,9 +98,7 @@ async fn a_server_that_can_not_be_trusted_gets_neither_mail_nor_password() {
     nowhere.host = "no-such-host.invalid".to_owned();
     let (delay, text) = snooze(deliver(post.pool(), post.tenant, mailer(nowhere)).await);
     assert!(
-        delay == Duration::from_secs(60)
-            && text.contains("lookup")
-            && text.contains("no-such-host.invalid"),
+        delay == Duration::from_secs(60) && text.contains("lookup") && text.contains("no-such-host.invalid"),
         "{text}"
     );
     // TLS spoken to a server that doesn't.
@@ -157,26 +139,14 @@ fn settings_that_can_not_work_are_refused_and_secrets_not_shown() {
         SmtpTransport::new(settings).err()
     };
     assert_eq!(with(|_| ()), None);
-    assert_eq!(
-        with(|s| s.host = " ".into()),
-        Some(SmtpSettingsError::NoHost)
-    );
-    assert_eq!(
-        with(|s| s.timeout = Duration::ZERO),
-        Some(SmtpSettingsError::NoTimeout)
-    );
-    assert_eq!(
-        with(|s| s.extra_root = Some("x".into())),
-        Some(SmtpSettingsError::Root)
-    );
+    assert_eq!(with(|s| s.host = " ".into()), Some(SmtpSettingsError::NoHost));
+    assert_eq!(with(|s| s.timeout = Duration::ZERO), Some(SmtpSettingsError::NoTimeout));
+    assert_eq!(with(|s| s.extra_root = Some("x".into())), Some(SmtpSettingsError::Root));
     assert_eq!(
         with(|s| s.tls = SmtpTls::None),
         Some(SmtpSettingsError::ClearPassword("mail.x.example".into()))
     );
-    assert_eq!(
-        with(|s| (s.tls, s.host) = (SmtpTls::None, "localhost".into())),
-        None
-    );
+    assert_eq!(with(|s| (s.tls, s.host) = (SmtpTls::None, "localhost".into())), None);
     assert!(!format!("{good:?}").contains("canary"));
     let transport = SmtpTransport::new(good).expect("settings are fine");
     assert!(!format!("{:?}", mailer_debug(transport)).contains("canary"));
@@ -213,10 +183,7 @@ async fn a_maildir_gets_one_file_per_mail_and_nothing_leaves_the_machine() {
             .map(|f| f.expect("a file").path())
             .collect()
     };
-    assert_eq!(
-        (files("new").len(), files("tmp").len(), files("cur").len()),
-        (2, 0, 0)
-    );
+    assert_eq!((files("new").len(), files("tmp").len(), files("cur").len()), (2, 0, 0));
     let mut mails: Vec<String> = files("new")
         .iter()
         .map(|f| std::fs::read_to_string(f).expect("is text"))
@@ -239,10 +206,7 @@ async fn a_maildir_gets_one_file_per_mail_and_nothing_leaves_the_machine() {
     )
     .await;
     assert_eq!(
-        (
-            again.expect("ends well")["accepted"].as_u64(),
-            files("new").len()
-        ),
+        (again.expect("ends well")["accepted"].as_u64(), files("new").len()),
         (Some(0), 2)
     );
 }

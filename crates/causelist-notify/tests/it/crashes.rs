@@ -42,12 +42,7 @@ async fn end_lease(post: &Post) {
 }
 
 fn assert_each_once(post: &Post) {
-    for address in [
-        "first@x.example",
-        STUCK,
-        "third@x.example",
-        "fourth@x.example",
-    ] {
+    for address in ["first@x.example", STUCK, "third@x.example", "fourth@x.example"] {
         assert_eq!(post.got(address), 1, "{address}");
     }
     assert_eq!(post.server.received().len(), 4);
@@ -65,10 +60,7 @@ async fn a_crash_between_hand_off_and_answer_leaves_one_unknown_and_the_rest_goe
         "while the lease lives, nobody may judge"
     );
     end_lease(&post).await;
-    assert_eq!(
-        post.deliver().await.expect("the rescued job ends well")["accepted"],
-        2
-    );
+    assert_eq!(post.deliver().await.expect("the rescued job ends well")["accepted"], 2);
     let row = post.row(stuck).await;
     assert_eq!(row.state, "unknown");
     assert_eq!(
@@ -98,10 +90,7 @@ async fn messages_in_the_hands_of_a_living_job_are_left_to_it() {
         ("handed_off", "accepted")
     );
     post.server.release();
-    assert_eq!(
-        job.await.expect("was not killed").expect("ends well")["accepted"],
-        4
-    );
+    assert_eq!(job.await.expect("was not killed").expect("ends well")["accepted"], 4);
     assert_eq!(post.server.received().len(), 5);
     assert!(post.rows().await.iter().all(|r| r.state == "accepted"));
 }
@@ -111,10 +100,7 @@ async fn a_late_answer_is_still_the_truth_and_the_late_job_goes_no_further() {
     let post = Post::new().await;
     let (job, stuck) = stuck_job(&post).await;
     end_lease(&post).await;
-    assert_eq!(
-        post.deliver().await.expect("the next job ends well")["accepted"],
-        2
-    );
+    assert_eq!(post.deliver().await.expect("the next job ends well")["accepted"], 2);
     assert_eq!(post.row(stuck).await.state, "unknown");
     post.server.release();
     assert_eq!(job.await.expect("was not killed"), Err(JobError::LeaseLost));
@@ -129,11 +115,7 @@ async fn a_job_that_lost_its_lease_before_the_hand_off_sends_nothing_more() {
     end_lease(&post).await;
     post.server.release();
     assert_eq!(job.await.expect("was not killed"), Err(JobError::LeaseLost));
-    assert_eq!(
-        post.server.received().len(),
-        2,
-        "the third was offered, not sent"
-    );
+    assert_eq!(post.server.received().len(), 2, "the third was offered, not sent");
     assert_eq!(post.server.offers("third@x.example"), 1);
     assert_eq!(post.deliver().await.expect("ends well")["accepted"], 2);
     assert_each_once(&post);
@@ -147,13 +129,17 @@ async fn ten_jobs_at_once_send_each_message_once() {
     }
     let pool = post.db.another_pool(30).await;
     let jobs: Vec<_> = (0..10).map(|_| spawn_job(&post, &pool)).collect();
-    let mut accepted = 0;
     for job in jobs {
-        accepted += job.await.expect("was not killed").expect("ends well")["accepted"]
-            .as_u64()
-            .expect("a count");
+        let mut end = job.await.expect("was not killed");
+        // One that looked while another was just taking the rest comes back, as the queue has it.
+        while let Err(JobError::Snooze(delay, _)) = end {
+            assert!(delay.is_zero(), "nothing waits for later: {delay:?}");
+            end = spawn_job(&post, &pool).await.expect("was not killed");
+        }
+        end.expect("ends well");
     }
-    assert_eq!((accepted, post.server.received().len()), (200, 200));
+    assert!(post.rows().await.iter().all(|r| r.state == "accepted"));
+    assert_eq!(post.server.received().len(), 200);
     assert!((0..200).all(|i| post.got(&format!("m{i}@x.example")) == 1));
 }
 
@@ -171,10 +157,7 @@ async fn a_tenants_job_leaves_other_tenants_alone_and_the_fleets_job_serves_all(
     )
     .await;
     assert_eq!(post.deliver().await.expect("ends well")["accepted"], 1);
-    assert_eq!(
-        (post.got("mine@x.example"), post.got("theirs@x.example")),
-        (1, 0)
-    );
+    assert_eq!((post.got("mine@x.example"), post.got("theirs@x.example")), (1, 0));
     post.reserve("mine2@x.example").await;
     let states = States::default().with(mailer(settings(&post.server)));
     let report = run_job(post.pool(), DeliverMessages::default(), None, states)
@@ -187,20 +170,10 @@ async fn a_tenants_job_leaves_other_tenants_alone_and_the_fleets_job_serves_all(
 async fn a_sweep_finds_what_dead_jobs_left() {
     let post = Post::new().await;
     let (job, stuck) = stuck_job(&post).await;
-    let sweep = || {
-        run_job(
-            post.pool(),
-            SweepMessages::default(),
-            None,
-            States::default(),
-        )
-    };
+    let sweep = || run_job(post.pool(), SweepMessages::default(), None, States::default());
     let report = sweep().await.expect("ends well");
     assert_eq!(
-        (
-            report["unknown"].as_u64(),
-            report["tenantsWaiting"].as_u64()
-        ),
+        (report["unknown"].as_u64(), report["tenantsWaiting"].as_u64()),
         (Some(0), Some(0)),
         "the job lives"
     );
@@ -228,12 +201,10 @@ async fn a_sweep_finds_what_dead_jobs_left() {
 async fn a_request_is_part_of_the_transaction_that_reserved() {
     let post = Post::new().await;
     let jobs = || async {
-        sqlx::query_scalar::<_, i64>(
-            "select count(*) from causelist.job where kind = 'deliver-messages'",
-        )
-        .fetch_one(post.pool())
-        .await
-        .expect("jobs can be counted")
+        sqlx::query_scalar::<_, i64>("select count(*) from causelist.job where kind = 'deliver-messages'")
+            .fetch_one(post.pool())
+            .await
+            .expect("jobs can be counted")
     };
     let mut tx = post.pool().begin().await.expect("a transaction");
     request_delivery(&mut tx, post.tenant, Channel::Email, None)
@@ -249,11 +220,7 @@ async fn a_request_is_part_of_the_transaction_that_reserved() {
         assert!(!made.duplicate);
         tx.commit().await.expect("commits");
     }
-    assert_eq!(
-        jobs().await,
-        2,
-        "no key: no job stands for another's messages"
-    );
+    assert_eq!(jobs().await, 2, "no key: no job stands for another's messages");
 }
 
 #[tokio::test]
@@ -283,9 +250,7 @@ async fn a_hold_ends_with_the_job_not_only_with_the_whole_claim() {
         0
     );
     assert!(
-        !ledger::hand_off(&mut db, second, id, "<x@y>")
-            .await
-            .expect("asks"),
+        !ledger::hand_off(&mut db, second, id, "<x@y>").await.expect("asks"),
         "only the holder may hand off"
     );
     sqlx::query("update causelist.claim set ids = '{2}', attempts = '{1}'")
@@ -299,20 +264,10 @@ async fn a_hold_ends_with_the_job_not_only_with_the_whole_claim() {
             .len(),
         1
     );
+    assert!(!ledger::hand_off(&mut db, first, id, "<x@y>").await.expect("asks"));
+    assert!(ledger::hand_off(&mut db, second, id, "<x@y>").await.expect("asks"));
     assert!(
-        !ledger::hand_off(&mut db, first, id, "<x@y>")
-            .await
-            .expect("asks")
-    );
-    assert!(
-        ledger::hand_off(&mut db, second, id, "<x@y>")
-            .await
-            .expect("asks")
-    );
-    assert!(
-        !ledger::hand_off(&mut db, second, id, "<x@y>")
-            .await
-            .expect("asks"),
+        !ledger::hand_off(&mut db, second, id, "<x@y>").await.expect("asks"),
         "never twice"
     );
 }

@@ -16,18 +16,10 @@ async fn a_connection_that_the_server_closes_between_messages_is_renewed_at_no_m
     for i in 0..7 {
         post.reserve(&format!("m{i}@x.example")).await;
     }
-    post.server
-        .script("m1@x.example", [Reaction::Drop(At::RcptTo)]);
-    assert_eq!(
-        post.deliver().await.expect("the job ends well")["accepted"],
-        7
-    );
+    post.server.script("m1@x.example", [Reaction::Drop(At::RcptTo)]);
+    assert_eq!(post.deliver().await.expect("the job ends well")["accepted"], 7);
     assert!(post.rows().await.iter().all(|r| r.attempts == 1));
-    assert!(
-        post.server.connections() >= 4,
-        "{}",
-        post.server.connections()
-    );
+    assert!(post.server.connections() >= 4, "{}", post.server.connections());
 }
 
 #[tokio::test]
@@ -42,25 +34,14 @@ async fn connections_that_keep_breaking_stop_the_run_not_the_messages() {
     assert_eq!(delay, Duration::from_secs(60));
     assert!(text.contains("3 new connections broke"), "{text}");
     let rows = post.rows().await;
-    assert_eq!(
-        rows.iter().map(|r| r.attempts).collect::<Vec<_>>(),
-        [1, 1, 0, 0, 0, 0]
-    );
-    assert!(
-        rows.iter().all(|r| r.state == "reserved" && !r.held),
-        "{rows:?}"
-    );
+    assert_eq!(rows.iter().map(|r| r.attempts).collect::<Vec<_>>(), [1, 1, 0, 0, 0, 0]);
+    assert!(rows.iter().all(|r| r.state == "reserved" && !r.held), "{rows:?}");
     post.make_due().await;
     let mut left = 6;
     while left > 0 {
         let _ = post.deliver().await;
         post.make_due().await;
-        left = post
-            .rows()
-            .await
-            .iter()
-            .filter(|r| r.state == "reserved")
-            .count();
+        left = post.rows().await.iter().filter(|r| r.state == "reserved").count();
     }
     assert_eq!(post.server.accepted().len(), 6);
 }

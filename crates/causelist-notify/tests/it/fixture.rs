@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use causelist_core::JobError;
 use causelist_notify::{
-    Channel, DeliverMessages, Letterhead, LinkSigner, Mailer, Secret, SmtpSettings, SmtpTls,
-    SmtpTransport, Transport,
+    Channel, DeliverMessages, Letterhead, LinkSigner, Mailer, Secret, SmtpSettings, SmtpTls, SmtpTransport, Transport,
 };
 use causelist_queue::States;
 use causelist_queue::testing::run_job;
@@ -60,14 +59,7 @@ impl Post {
     }
 
     pub async fn reserve_with(&self, address: &str, data: Value) -> i64 {
-        reserve(
-            self.pool(),
-            self.tenant,
-            "hearing-reminder",
-            Some(address),
-            data,
-        )
-        .await
+        reserve(self.pool(), self.tenant, "hearing-reminder", Some(address), data).await
     }
 
     /// Runs one delivery job for the tenant.
@@ -112,21 +104,13 @@ impl Post {
 
     /// The server's view: how many messages for this address it has (or may have).
     pub fn got(&self, address: &str) -> usize {
-        let taken = |m: &&causelist_testkit::smtp::Received| {
-            m.to == address && m.answer.is_none_or(|a| a < 300)
-        };
+        let taken = |m: &&causelist_testkit::smtp::Received| m.to == address && m.answer.is_none_or(|a| a < 300);
         self.server.received().iter().filter(taken).count()
     }
 }
 
 /// Reserves a message as jobs do.
-pub async fn reserve(
-    pool: &PgPool,
-    tenant: Uuid,
-    template: &str,
-    address: Option<&str>,
-    data: Value,
-) -> i64 {
+pub async fn reserve(pool: &PgPool, tenant: Uuid, template: &str, address: Option<&str>, data: Value) -> i64 {
     sqlx::query_scalar(
         "insert into causelist.message (tenant, template, entity_type, entity_id, occasion, recipient, channel,
                                         address, data)
@@ -168,15 +152,9 @@ pub fn mailer(settings: SmtpSettings) -> Mailer {
 }
 
 pub fn with_transport(transport: Transport) -> Mailer {
-    let letterhead =
-        Letterhead::new("Causelist <jobs@firm.example>", "jobs.firm.example").expect("is fine");
+    let letterhead = Letterhead::new("Causelist <jobs@firm.example>", "jobs.firm.example").expect("is fine");
     let secret = Secret::new("0123456789abcdef");
-    let links = LinkSigner::new(
-        "https://jobs.firm.example",
-        secret,
-        chrono::Duration::days(7),
-    )
-    .expect("is fine");
+    let links = LinkSigner::new("https://jobs.firm.example", secret, chrono::Duration::days(7)).expect("is fine");
     Mailer::new(transport, letterhead, links).expect("templates compile")
 }
 

@@ -39,11 +39,7 @@ async fn accepted_messages_go_out_once_over_one_connection() {
             .into_iter()
             .find(|m| Some(&m.to) == row.address.as_ref())
             .expect("arrived");
-        assert!(
-            mail.raw.contains(&format!("Message-ID: {id}\r\n")),
-            "{}",
-            mail.raw
-        );
+        assert!(mail.raw.contains(&format!("Message-ID: {id}\r\n")), "{}", mail.raw);
         assert!(
             mail.raw
                 .contains("Subject: Hearing Reminder: GST/2025/014 - GSTAT Mumbai\r\n"),
@@ -89,17 +85,13 @@ async fn refusals_for_good_reject_and_the_rest_goes_on() {
     ];
     assert_eq!(errors, wanted.map(|e| e.map(str::to_owned)));
     assert_eq!(post.server.connections(), 1);
-    assert_eq!(
-        post.deliver().await.expect("nothing is left")["rejected"],
-        0
-    );
+    assert_eq!(post.deliver().await.expect("nothing is left")["rejected"], 0);
 }
 
 #[tokio::test]
 async fn refusals_for_now_are_tried_again_later_then_given_up() {
     let post = Post::new().await;
-    let twice =
-        [At::RcptTo, At::EndOfData].map(|at| Reaction::answer(at, "451 4.7.1 come back later"));
+    let twice = [At::RcptTo, At::EndOfData].map(|at| Reaction::answer(at, "451 4.7.1 come back later"));
     post.server.script("slow@x.example", twice);
     post.server.script(
         "never@x.example",
@@ -116,26 +108,13 @@ async fn refusals_for_now_are_tried_again_later_then_given_up() {
     );
     let row = post.row(slow).await;
     assert_eq!(
-        (
-            row.state.as_str(),
-            row.attempts,
-            row.waits,
-            row.held,
-            row.settled
-        ),
+        (row.state.as_str(), row.attempts, row.waits, row.held, row.settled),
         ("reserved", 1, true, false, false)
     );
-    assert_eq!(
-        row.error.as_deref(),
-        Some("451 4.7.1 at RCPT TO (refused by policy)")
-    );
+    assert_eq!(row.error.as_deref(), Some("451 4.7.1 at RCPT TO (refused by policy)"));
 
     post.deliver_and_snooze().await;
-    assert_eq!(
-        post.server.offers("slow@x.example"),
-        1,
-        "what waits is not offered"
-    );
+    assert_eq!(post.server.offers("slow@x.example"), 1, "what waits is not offered");
 
     post.make_due().await;
     let (delay, _) = post.deliver_and_snooze().await;
@@ -153,23 +132,13 @@ async fn refusals_for_now_are_tried_again_later_then_given_up() {
         let _ = post.deliver().await;
     }
     let row = post.row(slow).await;
-    assert_eq!(
-        (row.state.as_str(), row.attempts, row.error),
-        ("accepted", 3, None)
-    );
+    assert_eq!((row.state.as_str(), row.attempts, row.error), ("accepted", 3, None));
     let row = post.row(never).await;
     assert_eq!((row.state.as_str(), row.attempts), ("rejected", 6));
-    let error =
-        "gave up after 6 attempts; the last: 450 4.2.1 at RCPT TO (the mailbox is disabled)";
+    let error = "gave up after 6 attempts; the last: 450 4.2.1 at RCPT TO (the mailbox is disabled)";
     assert_eq!(row.error.as_deref(), Some(error));
-    assert_eq!(
-        post.deliver().await.expect("nothing is left")["rejected"],
-        0
-    );
-    assert_eq!(
-        (post.got("slow@x.example"), post.got("never@x.example")),
-        (1, 0)
-    );
+    assert_eq!(post.deliver().await.expect("nothing is left")["rejected"], 0);
+    assert_eq!((post.got("slow@x.example"), post.got("never@x.example")), (1, 0));
     let ids: Vec<String> = post
         .server
         .received()
@@ -182,17 +151,13 @@ async fn refusals_for_now_are_tried_again_later_then_given_up() {
                 .collect::<Vec<_>>()
         })
         .collect();
-    assert!(
-        ids.len() == 2 && ids[0] == ids[1],
-        "the Message-ID stays: {ids:?}"
-    );
+    assert!(ids.len() == 2 && ids[0] == ids[1], "the Message-ID stays: {ids:?}");
 }
 
 #[tokio::test]
 async fn a_break_after_the_data_is_unknown_for_ever() {
     let post = Post::new().await;
-    post.server
-        .script("lost@x.example", [Reaction::Drop(At::EndOfData)]);
+    post.server.script("lost@x.example", [Reaction::Drop(At::EndOfData)]);
     let lost = post.reserve("lost@x.example").await;
     post.reserve("next@x.example").await;
     let report = post.deliver().await.expect("the job ends well");
@@ -201,10 +166,7 @@ async fn a_break_after_the_data_is_unknown_for_ever() {
         json!({"accepted": 1, "rejected": 0, "postponed": 0, "unknown": 1})
     );
     let row = post.row(lost).await;
-    assert_eq!(
-        (row.state.as_str(), row.settled, row.waits),
-        ("unknown", true, false)
-    );
+    assert_eq!((row.state.as_str(), row.settled, row.waits), ("unknown", true, false));
     let error = row.error.expect("says why");
     assert!(
         error.starts_with("no answer: ") && error.ends_with(" at the end of the data"),
@@ -215,17 +177,12 @@ async fn a_break_after_the_data_is_unknown_for_ever() {
         post.deliver().await.expect("nothing is left");
     }
     assert_eq!(
-        (
-            post.got("lost@x.example"),
-            post.server.offers("lost@x.example")
-        ),
+        (post.got("lost@x.example"), post.server.offers("lost@x.example")),
         (1, 1)
     );
     let mut db = post.pool().acquire().await.expect("a connection");
     assert_eq!(
-        causelist_notify::ledger::count_unknown(&mut db)
-            .await
-            .expect("counts"),
+        causelist_notify::ledger::count_unknown(&mut db).await.expect("counts"),
         1
     );
 }
@@ -234,14 +191,10 @@ async fn a_break_after_the_data_is_unknown_for_ever() {
 async fn an_answer_that_does_not_come_or_is_none_is_unknown() {
     let post = Post::new().await;
     post.server.script("mute@x.example", [Reaction::Hold]);
-    post.server.script(
-        "odd@x.example",
-        [Reaction::answer(At::EndOfData, "354 go on")],
-    );
-    post.server.script(
-        "junk@x.example",
-        [Reaction::answer(At::EndOfData, "hello canary")],
-    );
+    post.server
+        .script("odd@x.example", [Reaction::answer(At::EndOfData, "354 go on")]);
+    post.server
+        .script("junk@x.example", [Reaction::answer(At::EndOfData, "hello canary")]);
     let ids = [
         post.reserve("mute@x.example").await,
         post.reserve("odd@x.example").await,
@@ -294,27 +247,15 @@ async fn a_message_that_was_never_written_to_its_end_is_known_not_to_be_sent() {
         ..Options::default()
     };
     let post = Post::with(options).await;
-    post.server
-        .script("a@x.example", [Reaction::Drop(At::InData)]);
+    post.server.script("a@x.example", [Reaction::Drop(At::InData)]);
     // Over 3 MB, more than the sockets hold: the break shows while the data is being written.
     let line = json!({"entityType": "task", "entityId": post.tenant, "title": "क".repeat(1000), "dueWords": "Today"});
     let data = json!({"recipientName": "A", "firmName": "F", "localDate": "today",
                       "highPriority": vec![&line; 200], "normalPriority": vec![&line; 200]});
-    let id = reserve(
-        post.pool(),
-        post.tenant,
-        "deadline-digest",
-        Some("a@x.example"),
-        data,
-    )
-    .await;
+    let id = reserve(post.pool(), post.tenant, "deadline-digest", Some("a@x.example"), data).await;
     post.deliver_and_snooze().await;
     let row = post.row(id).await;
-    assert_eq!(
-        (row.state.as_str(), row.attempts),
-        ("reserved", 1),
-        "{row:?}"
-    );
+    assert_eq!((row.state.as_str(), row.attempts), ("reserved", 1), "{row:?}");
     let error = row.error.unwrap_or_default();
     assert!(error.starts_with("before the end of the data: "), "{error}");
     post.make_due().await;
@@ -325,8 +266,7 @@ async fn a_message_that_was_never_written_to_its_end_is_known_not_to_be_sent() {
 #[tokio::test]
 async fn a_break_that_may_have_come_after_the_data_is_unknown() {
     let post = Post::new().await;
-    post.server
-        .script("a@x.example", [Reaction::Drop(At::InData)]);
+    post.server.script("a@x.example", [Reaction::Drop(At::InData)]);
     // Small enough to be written whole before the break shows: nobody here can tell.
     let id = post.reserve("a@x.example").await;
     let report = post.deliver().await;
@@ -345,36 +285,12 @@ async fn a_break_that_may_have_come_after_the_data_is_unknown() {
 async fn what_can_not_be_rendered_or_addressed_is_rejected_with_the_reason() {
     let post = Post::new().await;
     let mut incomplete = reminder();
-    incomplete
-        .as_object_mut()
-        .expect("is an object")
-        .remove("courtName");
+    incomplete.as_object_mut().expect("is an object").remove("courtName");
     let a = post.reserve_with("a@x.example", incomplete).await;
     let b = post.reserve("not an address").await;
-    let c = reserve(
-        post.pool(),
-        post.tenant,
-        "hearing-reminder",
-        None,
-        reminder(),
-    )
-    .await;
-    let d = reserve(
-        post.pool(),
-        post.tenant,
-        "no-such",
-        Some("a@x.example"),
-        json!({}),
-    )
-    .await;
-    let e = reserve(
-        post.pool(),
-        post.tenant,
-        "escalation",
-        Some("a@x.example"),
-        Value::Null,
-    )
-    .await;
+    let c = reserve(post.pool(), post.tenant, "hearing-reminder", None, reminder()).await;
+    let d = reserve(post.pool(), post.tenant, "no-such", Some("a@x.example"), json!({})).await;
+    let e = reserve(post.pool(), post.tenant, "escalation", Some("a@x.example"), Value::Null).await;
     let f = post.reserve("ungewöhnlich@x.example").await;
     post.reserve("good@x.example").await;
     let report = post.deliver().await.expect("the job ends well");
@@ -383,10 +299,7 @@ async fn what_can_not_be_rendered_or_addressed_is_rejected_with_the_reason() {
         json!({"accepted": 1, "rejected": 6, "postponed": 0, "unknown": 0})
     );
     for (id, words) in [
-        (
-            a,
-            "template 'hearing-reminder': field 'courtName' is missing",
-        ),
+        (a, "template 'hearing-reminder': field 'courtName' is missing"),
         (
             b,
             "the recipient's address is not a valid e-mail address: correct it in the host application",
@@ -414,13 +327,11 @@ async fn what_can_not_be_rendered_or_addressed_is_rejected_with_the_reason() {
 async fn what_is_not_due_waits_and_the_job_comes_back_for_it() {
     let post = Post::new().await;
     let quiet = post.reserve("quiet@x.example").await;
-    sqlx::query(
-        "update causelist.message set not_before = now() + interval '90 minutes' where id = $1",
-    )
-    .bind(quiet)
-    .execute(post.pool())
-    .await
-    .expect("is put off");
+    sqlx::query("update causelist.message set not_before = now() + interval '90 minutes' where id = $1")
+        .bind(quiet)
+        .execute(post.pool())
+        .await
+        .expect("is put off");
     post.reserve("now@x.example").await;
     let (delay, text) = post.deliver_and_snooze().await;
     assert!((5390..=5400).contains(&delay.as_secs()), "{delay:?}");
@@ -428,10 +339,7 @@ async fn what_is_not_due_waits_and_the_job_comes_back_for_it() {
         text.starts_with("accepted 1,") && text.contains("1 wait, the first for 53"),
         "{text}"
     );
-    assert_eq!(
-        (post.got("now@x.example"), post.got("quiet@x.example")),
-        (1, 0)
-    );
+    assert_eq!((post.got("now@x.example"), post.got("quiet@x.example")), (1, 0));
     post.make_due().await;
     assert_eq!(post.deliver().await.expect("is delivered")["accepted"], 1);
 }

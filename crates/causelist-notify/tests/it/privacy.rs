@@ -15,10 +15,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0
-            .lock()
-            .expect("not poisoned")
-            .extend_from_slice(bytes);
+        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -42,27 +39,15 @@ async fn no_personal_data_in_errors_logs_metrics_or_jobs() {
 
     let post = Post::new().await;
     let mut data = reminder();
-    for field in [
-        "caseNumber",
-        "caseTitle",
-        "courtName",
-        "clientName",
-        "recipientName",
-    ] {
+    for field in ["caseNumber", "caseTitle", "courtName", "clientName", "recipientName"] {
         data[field] = json!("Canary Kumar");
     }
     let chatty = "canary.kumar@x.example mailbox of Canary Kumar: Hearing Reminder: Canary Kumar";
     let reactions = [
-        Reaction::answer(
-            At::RcptTo,
-            &format!("550 5.1.1 <canary.kumar@x.example> {chatty}"),
-        ),
+        Reaction::answer(At::RcptTo, &format!("550 5.1.1 <canary.kumar@x.example> {chatty}")),
         Reaction::answer(At::RcptTo, &format!("450 {chatty}")),
         Reaction::answer(At::Data, &format!("554 {chatty}")),
-        Reaction::answer(
-            At::EndOfData,
-            &format!("552-5.2.2 {chatty}\r\n552 5.2.2 {chatty}"),
-        ),
+        Reaction::answer(At::EndOfData, &format!("552-5.2.2 {chatty}\r\n552 5.2.2 {chatty}")),
         Reaction::answer(At::EndOfData, &format!("451 {chatty}")),
         Reaction::answer(At::EndOfData, chatty),
         Reaction::answer(At::RcptTo, chatty),
@@ -116,8 +101,7 @@ async fn no_personal_data_in_errors_logs_metrics_or_jobs() {
 
     let shown = metrics.render();
     for outcome in ["accepted", "rejected", "postponed", "unknown"] {
-        let line =
-            format!("causelist_notifications_total{{channel=\"email\",outcome=\"{outcome}\"}}");
+        let line = format!("causelist_notifications_total{{channel=\"email\",outcome=\"{outcome}\"}}");
         assert!(shown.contains(&line), "{line} in\n{shown}");
     }
     assert!(
@@ -139,10 +123,7 @@ async fn a_title_injects_neither_header_nor_markup_nor_a_second_message() {
     assert_eq!(post.deliver().await.expect("ends well")["accepted"], 1);
     let received = post.server.received();
     assert_eq!(received.len(), 1);
-    let (headers, body) = received[0]
-        .raw
-        .split_once("\r\n\r\n")
-        .expect("headers and body");
+    let (headers, body) = received[0].raw.split_once("\r\n\r\n").expect("headers and body");
     let names: Vec<&str> = headers
         .split("\r\n")
         .filter(|l| !l.starts_with(' '))

@@ -67,32 +67,16 @@ async fn a_thousand_messages_end_as_the_server_saw_them() {
     let received = post.server.received();
     for (i, row) in post.rows().await.into_iter().enumerate() {
         let address = row.address.expect("has an address");
-        let answers: Vec<Option<u16>> = received
-            .iter()
-            .filter(|m| m.to == address)
-            .map(|m| m.answer)
-            .collect();
+        let answers: Vec<Option<u16>> = received.iter().filter(|m| m.to == address).map(|m| m.answer).collect();
         let truth = match answers.last() {
             Some(Some(250)) => "accepted",
             Some(None) => "unknown",
             // Refused at the end of the data or, the last time, before it.
             Some(Some(_)) | None => "rejected",
         };
-        assert_eq!(
-            row.state,
-            truth,
-            "{address}, script {}: {answers:?}",
-            i % 23
-        );
-        let sent = answers
-            .iter()
-            .filter(|a| a.is_none_or(|code| code < 300))
-            .count();
-        assert_eq!(
-            sent,
-            usize::from(truth != "rejected"),
-            "{address}: {answers:?}"
-        );
+        assert_eq!(row.state, truth, "{address}, script {}: {answers:?}", i % 23);
+        let sent = answers.iter().filter(|a| a.is_none_or(|code| code < 300)).count();
+        assert_eq!(sent, usize::from(truth != "rejected"), "{address}: {answers:?}");
         *counts.entry(row.state).or_default() += 1;
     }
     let of = |kinds: &[usize]| (0..MESSAGES).filter(|i| kinds.contains(&(i % 23))).count();

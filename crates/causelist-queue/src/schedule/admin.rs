@@ -53,8 +53,11 @@ pub async fn ensure_defaults(
     let mut made = 0;
     for spec in registry.specs() {
         let Some(default) = spec.schedule else { continue };
-        let wanted: Vec<Option<TenantId>> =
-            if default.per_tenant { tenants.iter().copied().map(Some).collect() } else { vec![None] };
+        let wanted: Vec<Option<TenantId>> = if default.per_tenant {
+            tenants.iter().copied().map(Some).collect()
+        } else {
+            vec![None]
+        };
         let missing: Vec<(Option<TenantId>, String)> = sqlx::query_as(
             "select n.tenant, case when n.tenant is null then 'UTC' else coalesce(t.zone, $3) end
              from unnest($2::uuid[]) n(tenant) left join causelist.tenant_setting t on t.tenant = n.tenant
@@ -92,7 +95,11 @@ pub async fn ensure_defaults(
         .bind(spec.kind)
         .bind(&ids)
         .bind(default.cron)
-        .bind(PgInterval { months: 0, days: 0, microseconds: micros })
+        .bind(PgInterval {
+            months: 0,
+            days: 0,
+            microseconds: micros,
+        })
         .bind(&next)
         .execute(pool)
         .await?
@@ -121,7 +128,10 @@ pub async fn list(pool: &PgPool, kind: Option<&str>, tenant: Option<TenantId>) -
 /// # Errors
 /// When the database can't be reached.
 pub async fn show(pool: &PgPool, id: i64) -> sqlx::Result<Option<ScheduleRecord>> {
-    sqlx::query_as(sqlx::AssertSqlSafe(format!("{RECORD} where s.id = $1"))).bind(id).fetch_optional(pool).await
+    sqlx::query_as(sqlx::AssertSqlSafe(format!("{RECORD} where s.id = $1")))
+        .bind(id)
+        .fetch_optional(pool)
+        .await
 }
 
 /// Stops a schedule until it is resumed. False when there is no such schedule.
@@ -142,8 +152,12 @@ pub async fn pause(pool: &PgPool, id: i64) -> sqlx::Result<bool> {
 /// # Errors
 /// When the database can't be reached.
 pub async fn resume(pool: &PgPool, id: i64, now: DateTime<Utc>) -> sqlx::Result<Option<ScheduleRecord>> {
-    let Some(record) = show(pool, id).await? else { return Ok(None) };
-    let next = super::parse(&record.cron, &record.zone).ok().and_then(|(cron, zone)| cron.next_after(zone, now));
+    let Some(record) = show(pool, id).await? else {
+        return Ok(None);
+    };
+    let next = super::parse(&record.cron, &record.zone)
+        .ok()
+        .and_then(|(cron, zone)| cron.next_after(zone, now));
     sqlx::query(
         "update causelist.schedule set paused = false, next_at = $2, updated_at = now() where id = $1 and paused",
     )

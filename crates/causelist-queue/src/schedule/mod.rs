@@ -9,9 +9,7 @@ mod admin;
 mod scheduler;
 mod tick;
 
-pub use admin::{
-    ScheduleRecord, ensure_defaults, list, pause, preview, resume, show,
-};
+pub use admin::{ScheduleRecord, ensure_defaults, list, pause, preview, resume, show};
 pub use scheduler::{Scheduler, TICK};
 pub use tick::{Ticked, tick};
 

@@ -42,7 +42,9 @@ pub struct Scheduler {
 
 impl Debug for Scheduler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scheduler").field("registry", &self.registry).finish_non_exhaustive()
+        f.debug_struct("Scheduler")
+            .field("registry", &self.registry)
+            .finish_non_exhaustive()
     }
 }
 
@@ -50,7 +52,13 @@ impl Scheduler {
     /// A scheduler over this database for the registry's kinds.
     #[must_use]
     pub fn new(pool: PgPool, registry: Registry, clock: Arc<dyn Clock>, tenants: Box<Tenants>) -> Self {
-        Self { pool, registry, clock, tenants, turn: Mutex::new(None) }
+        Self {
+            pool,
+            registry,
+            clock,
+            tenants,
+            turn: Mutex::new(None),
+        }
     }
 
     /// One turn: schedules for new tenants now and then, and everything that is due. Errors are

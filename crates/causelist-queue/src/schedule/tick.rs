@@ -110,7 +110,12 @@ async fn batch(pool: &PgPool, registry: &Registry, now: DateTime<Utc>) -> Result
     )
     .bind(instants.iter().map(|i| due[i.schedule].id).collect::<Vec<_>>())
     .bind(instants.iter().map(|i| i.at).collect::<Vec<_>>())
-    .bind(instants.iter().map(|i| if i.fire { "fired" } else { "misfire" }).collect::<Vec<_>>())
+    .bind(
+        instants
+            .iter()
+            .map(|i| if i.fire { "fired" } else { "misfire" })
+            .collect::<Vec<_>>(),
+    )
     .fetch_all(&mut *tx)
     .await?;
     let new: HashSet<(i64, DateTime<Utc>)> = inserted.into_iter().collect();
@@ -155,7 +160,11 @@ async fn batch(pool: &PgPool, registry: &Registry, now: DateTime<Utc>) -> Result
 /// time.
 fn judge(row: &Due, schedule: usize, missed: &[DateTime<Utc>], now: DateTime<Utc>) -> Vec<Instant> {
     let window = window(&row.misfire_window);
-    let reach = if row.misfire == "skip" { ON_TIME } else { window.max(ON_TIME) };
+    let reach = if row.misfire == "skip" {
+        ON_TIME
+    } else {
+        window.max(ON_TIME)
+    };
     let last = missed.len().saturating_sub(1);
     missed
         .iter()
@@ -163,7 +172,11 @@ fn judge(row: &Due, schedule: usize, missed: &[DateTime<Utc>], now: DateTime<Utc
         .map(|(i, at)| {
             let in_reach = (now - *at).to_std().unwrap_or_default() <= reach;
             let fire = in_reach && (row.misfire == "all" || i == last);
-            Instant { schedule, at: *at, fire }
+            Instant {
+                schedule,
+                at: *at,
+                fire,
+            }
         })
         .collect()
 }
@@ -171,7 +184,9 @@ fn judge(row: &Due, schedule: usize, missed: &[DateTime<Utc>], now: DateTime<Utc
 /// An interval's length, a month as 30 days.
 fn window(interval: &PgInterval) -> Duration {
     let days = i64::from(interval.months) * 30 + i64::from(interval.days);
-    let micros = days.saturating_mul(86_400_000_000).saturating_add(interval.microseconds);
+    let micros = days
+        .saturating_mul(86_400_000_000)
+        .saturating_add(interval.microseconds);
     Duration::from_micros(micros.unsigned_abs())
 }
 
@@ -206,7 +221,10 @@ mod tests {
             args: json!({}),
             next_at: now,
         };
-        let missed: Vec<_> = ages_minutes.iter().map(|m| now - chrono::Duration::minutes(*m)).collect();
+        let missed: Vec<_> = ages_minutes
+            .iter()
+            .map(|m| now - chrono::Duration::minutes(*m))
+            .collect();
         judge(&row, 0, &missed, now).into_iter().map(|i| i.fire).collect()
     }
 
@@ -218,6 +236,10 @@ mod tests {
         assert_eq!(judged("all", hour, &[90, 45, 30]), [false, true, true]);
         assert_eq!(judged("skip", hour, &[45, 30]), [false, false]);
         assert_eq!(judged("skip", hour, &[30, 0]), [false, true]);
-        assert_eq!(judged("last", Duration::ZERO, &[0]), [true], "on time is never a misfire");
+        assert_eq!(
+            judged("last", Duration::ZERO, &[0]),
+            [true],
+            "on time is never a misfire"
+        );
     }
 }

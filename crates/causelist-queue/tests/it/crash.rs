@@ -7,7 +7,10 @@ use causelist_queue::NewJob;
 use crate::fixture::{Act, act_job, assert_idle, count, db, finished, options, put, until, worker};
 
 async fn open_gate(pool: &sqlx::PgPool) {
-    sqlx::query("insert into gate values (true)").execute(pool).await.expect("runs");
+    sqlx::query("insert into gate values (true)")
+        .execute(pool)
+        .await
+        .expect("runs");
 }
 
 /// Ends every lease now, as time would.
@@ -26,25 +29,41 @@ async fn the_jobs_of_a_dead_worker_are_taken_up_within_two_leases() {
     // and all. The outer tests do the same with SIGKILL.
     let url = db.url().to_owned();
     let doomed = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async move {
             let pool = sqlx::PgPool::connect(&url).await.expect("connects");
             let running = worker(&pool, options());
-            until("it has begun", || async { count(&pool, "select count(*) from begun").await == 2 }).await;
+            until("it has begun", || async {
+                count(&pool, "select count(*) from begun").await == 2
+            })
+            .await;
             drop(running);
         });
         runtime.shutdown_timeout(Duration::ZERO);
     });
-    let ids = [put(db.pool(), act_job(&Act::Wait)).await, put(db.pool(), act_job(&Act::WaitThenWrite)).await];
+    let ids = [
+        put(db.pool(), act_job(&Act::Wait)).await,
+        put(db.pool(), act_job(&Act::WaitThenWrite)).await,
+    ];
     doomed.join().expect("ends");
     open_gate(db.pool()).await;
     let worker = worker(db.pool(), options());
     for id in ids {
         let (record, attempts) = finished(db.pool(), id).await;
         assert_eq!(record.state, "done");
-        assert_eq!(attempts.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>(), ["crashed", "done"]);
+        assert_eq!(
+            attempts.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>(),
+            ["crashed", "done"]
+        );
         let gap = attempts[1].claimed_at - attempts[0].claimed_at;
-        assert!(gap < chrono::Duration::from_std(options().lease * 2).expect("fits"), "taken up after {gap}");
+        assert!(
+            gap < chrono::Duration::from_std(options().lease * 2).expect("fits"),
+            "taken up after {gap}"
+        );
     }
     assert_eq!(count(db.pool(), "select count(*) from effect").await, 1);
     worker.stop().await;
@@ -59,18 +78,30 @@ async fn who_lost_the_lease_writes_nothing() {
     slow.lease = Duration::from_secs(600);
     let stale = worker(db.pool(), slow);
     let id = put(db.pool(), act_job(&Act::WaitThenWrite)).await;
-    until("the first attempt runs", || async { count(db.pool(), "select count(*) from begun").await == 1 }).await;
+    until("the first attempt runs", || async {
+        count(db.pool(), "select count(*) from begun").await == 1
+    })
+    .await;
     assert_eq!(end_leases(db.pool()).await, 1);
     let fresh = worker(db.pool(), options());
-    until("the second attempt runs", || async { count(db.pool(), "select count(*) from begun").await == 2 }).await;
+    until("the second attempt runs", || async {
+        count(db.pool(), "select count(*) from begun").await == 2
+    })
+    .await;
     // Both attempts now go for the same effect.
     open_gate(db.pool()).await;
     let (record, attempts) = finished(db.pool(), id).await;
     assert_eq!(record.state, "done");
-    assert_eq!(attempts.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>(), ["crashed", "done"]);
+    assert_eq!(
+        attempts.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>(),
+        ["crashed", "done"]
+    );
     stale.stop().await;
     fresh.stop().await;
-    let effects: Vec<i32> = sqlx::query_scalar("select attempt from effect").fetch_all(db.pool()).await.expect("rows");
+    let effects: Vec<i32> = sqlx::query_scalar("select attempt from effect")
+        .fetch_all(db.pool())
+        .await
+        .expect("rows");
     assert_eq!(effects, [2], "only the holder's effect is there");
     assert_idle(db.pool()).await;
 }
@@ -83,17 +114,29 @@ async fn a_stale_settle_changes_nothing() {
     let stale = worker(db.pool(), slow);
     // Settled by the driver, not by the job itself.
     let id = put(db.pool(), act_job(&Act::Wait)).await;
-    until("the first attempt runs", || async { count(db.pool(), "select count(*) from begun").await == 1 }).await;
+    until("the first attempt runs", || async {
+        count(db.pool(), "select count(*) from begun").await == 1
+    })
+    .await;
     end_leases(db.pool()).await;
     let fresh = worker(db.pool(), options());
-    until("the second attempt runs", || async { count(db.pool(), "select count(*) from begun").await == 2 }).await;
+    until("the second attempt runs", || async {
+        count(db.pool(), "select count(*) from begun").await == 2
+    })
+    .await;
     open_gate(db.pool()).await;
     finished(db.pool(), id).await;
     stale.stop().await;
     fresh.stop().await;
-    let outcomes: Vec<String> =
-        sqlx::query_scalar("select outcome from causelist.attempt order by fence").fetch_all(db.pool()).await.expect("rows");
-    assert_eq!(outcomes, ["crashed", "done"], "the stale worker's own settle left no row");
+    let outcomes: Vec<String> = sqlx::query_scalar("select outcome from causelist.attempt order by fence")
+        .fetch_all(db.pool())
+        .await
+        .expect("rows");
+    assert_eq!(
+        outcomes,
+        ["crashed", "done"],
+        "the stale worker's own settle left no row"
+    );
 }
 
 #[tokio::test]
@@ -102,20 +145,32 @@ async fn a_job_that_kills_its_worker_ends_among_the_dead() {
     let id = put(db.pool(), act_job(&Act::Hang).max_attempts(3)).await;
     for crash in 1..=3 {
         let running = worker(db.pool(), options());
-        until("it runs", || async { count(db.pool(), "select count(*) from begun").await >= crash }).await;
+        until("it runs", || async {
+            count(db.pool(), "select count(*) from begun").await >= crash
+        })
+        .await;
         // Its claims stay behind, with nobody to renew them.
         running.task.abort();
         let mut rescuer = options();
         rescuer.queues = vec!["delivery".into()];
         until("its lease is over", || async { end_leases(db.pool()).await > 0 }).await;
         let rescuer = worker(db.pool(), rescuer);
-        until("it is taken away", || async { count(db.pool(), "select count(*) from causelist.claim").await == 0 }).await;
+        until("it is taken away", || async {
+            count(db.pool(), "select count(*) from causelist.claim").await == 0
+        })
+        .await;
         rescuer.stop().await;
-        sqlx::query("update causelist.scheduled set run_at = now()").execute(db.pool()).await.expect("runs");
+        sqlx::query("update causelist.scheduled set run_at = now()")
+            .execute(db.pool())
+            .await
+            .expect("runs");
     }
     let (record, attempts) = finished(db.pool(), id).await;
     assert_eq!((record.state.as_str(), attempts.len()), ("dead", 3));
-    let reason: String = sqlx::query_scalar("select reason from causelist.dead").fetch_one(db.pool()).await.expect("a row");
+    let reason: String = sqlx::query_scalar("select reason from causelist.dead")
+        .fetch_one(db.pool())
+        .await
+        .expect("a row");
     assert_eq!(reason, "crashed");
 }
 
@@ -131,7 +186,12 @@ async fn slow_jobs_of_a_batch_run_once_and_the_quick_ones_settle_before_them() {
         ids.push(put(db.pool(), act_job(&Act::Count)).await);
     }
     until("the quick ones are settled", || async {
-        count(db.pool(), "select count(*) from causelist.attempt where outcome = 'done'").await == 5
+        count(
+            db.pool(),
+            "select count(*) from causelist.attempt where outcome = 'done'",
+        )
+        .await
+            == 5
     })
     .await;
     // Longer than several leases: renewal keeps the slow ones where they are.
@@ -163,7 +223,10 @@ async fn a_database_that_goes_away_is_waited_for() {
     let before = put(db.pool(), act_job(&Act::Count)).await;
     finished(db.pool(), before).await;
     let waiting = put(db.pool(), act_job(&Act::Wait)).await;
-    until("it runs", || async { count(db.pool(), "select count(*) from begun").await == 2 }).await;
+    until("it runs", || async {
+        count(db.pool(), "select count(*) from begun").await == 2
+    })
+    .await;
     for _ in 0..3 {
         // Every connection but our own breaks, the listener's too.
         sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")

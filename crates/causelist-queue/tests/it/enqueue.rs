@@ -17,10 +17,16 @@ async fn is_part_of_the_callers_transaction() {
     tx.commit().await.expect("commits");
     let worker = worker(db.pool(), options());
     let (record, attempts) = finished(db.pool(), kept).await;
-    assert_eq!((record.state.as_str(), record.result), ("done", Some(json!({ "begun": 1 }))));
+    assert_eq!(
+        (record.state.as_str(), record.result),
+        ("done", Some(json!({ "begun": 1 })))
+    );
     assert_eq!(attempts.len(), 1);
-    let unknown: Option<String> =
-        sqlx::query_scalar("select causelist.job_state($1)").bind(gone).fetch_one(db.pool()).await.expect("answers");
+    let unknown: Option<String> = sqlx::query_scalar("select causelist.job_state($1)")
+        .bind(gone)
+        .fetch_one(db.pool())
+        .await
+        .expect("answers");
     assert_eq!(unknown, None);
     worker.stop().await;
 }
@@ -41,7 +47,12 @@ async fn ten_thousand_in_one_call_run_once_each() {
     busy.batch = 50;
     let workers = [worker(db.pool(), busy.clone()), worker(db.pool(), busy)];
     crate::fixture::until("all are done", || async {
-        count(db.pool(), "select count(*) from causelist.attempt where outcome = 'done'").await == 10_000
+        count(
+            db.pool(),
+            "select count(*) from causelist.attempt where outcome = 'done'",
+        )
+        .await
+            == 10_000
     })
     .await;
     for worker in workers {
@@ -76,9 +87,15 @@ async fn priority_then_time_decide_the_order() {
 #[tokio::test]
 async fn a_later_job_waits_until_it_is_due() {
     let db = db().await;
-    let far = put(db.pool(), act_job(&Act::Count).run_at(chrono::DateTime::UNIX_EPOCH + chrono::Duration::days(36_500))).await;
-    let soon: chrono::DateTime<chrono::Utc> =
-        sqlx::query_scalar("select now() + interval '300 ms'").fetch_one(db.pool()).await.expect("a time");
+    let far = put(
+        db.pool(),
+        act_job(&Act::Count).run_at(chrono::DateTime::UNIX_EPOCH + chrono::Duration::days(36_500)),
+    )
+    .await;
+    let soon: chrono::DateTime<chrono::Utc> = sqlx::query_scalar("select now() + interval '300 ms'")
+        .fetch_one(db.pool())
+        .await
+        .expect("a time");
     let near = put(db.pool(), act_job(&Act::Count).run_at(soon)).await;
     assert_eq!(state(db.pool(), near).await, "scheduled");
     let worker = worker(db.pool(), options());
@@ -99,7 +116,10 @@ async fn a_key_stands_for_its_job_as_long_as_it_is_held() {
     assert!(!first.duplicate);
     let again = add(act_job(&Act::Count).tenant(tenant).key("k")).await;
     assert_eq!((again.id, again.duplicate), (first.id, true));
-    assert!(!add(act_job(&Act::Count).tenant(other).key("k")).await.duplicate, "another tenant's key");
+    assert!(
+        !add(act_job(&Act::Count).tenant(other).key("k")).await.duplicate,
+        "another tenant's key"
+    );
     assert!(!add(act_job(&Act::Count).key("k")).await.duplicate, "no tenant's key");
     let for_ever = add(act_job(&Act::Count).key_held("e", Hold::Ever)).await;
     let past = chrono::DateTime::UNIX_EPOCH;
@@ -111,8 +131,14 @@ async fn a_key_stands_for_its_job_as_long_as_it_is_held() {
     finished(db.pool(), first.id).await;
     finished(db.pool(), for_ever.id).await;
     worker.stop().await;
-    assert!(!add(act_job(&Act::Count).tenant(tenant).key("k")).await.duplicate, "freed by its end");
-    assert!(add(act_job(&Act::Count).key_held("e", Hold::Ever)).await.duplicate, "held for ever");
+    assert!(
+        !add(act_job(&Act::Count).tenant(tenant).key("k")).await.duplicate,
+        "freed by its end"
+    );
+    assert!(
+        add(act_job(&Act::Count).key_held("e", Hold::Ever)).await.duplicate,
+        "held for ever"
+    );
 }
 
 #[tokio::test]
@@ -124,7 +150,9 @@ async fn two_hundred_callers_with_one_key_get_one_job() {
         let pool = pool.clone();
         callers.spawn(async move {
             let mut conn = pool.acquire().await.expect("a connection");
-            enqueue(&mut conn, act_job(&Act::Count).key("same")).await.expect("is taken")
+            enqueue(&mut conn, act_job(&Act::Count).key("same"))
+                .await
+                .expect("is taken")
         });
     }
     let answers = callers.join_all().await;
@@ -144,7 +172,10 @@ async fn a_duplicate_in_a_batch_blocks_nothing() {
         act_job(&Act::Count).key("b"),
     ];
     let made = enqueue_many(&mut conn, &jobs).await.expect("are taken");
-    assert_eq!(made.iter().map(|m| m.duplicate).collect::<Vec<_>>(), [false, false, true, false]);
+    assert_eq!(
+        made.iter().map(|m| m.duplicate).collect::<Vec<_>>(),
+        [false, false, true, false]
+    );
     assert_eq!(made[0].id, made[2].id);
     assert_eq!(count(db.pool(), "select count(*) from causelist.job").await, 3);
 }
@@ -156,11 +187,18 @@ async fn what_is_refused_writes_nothing() {
     let jobs = [act_job(&Act::Count).key("x"), NewJob::raw("Bad Kind", json!({}))];
     let error = enqueue_many(&mut conn, &jobs).await.expect_err("is refused");
     assert!(error.to_string().contains("Bad Kind"), "{error}");
-    let error = enqueue(&mut conn, act_job(&Act::Count).queue("nowhere")).await.expect_err("is refused");
+    let error = enqueue(&mut conn, act_job(&Act::Count).queue("nowhere"))
+        .await
+        .expect_err("is refused");
     assert!(matches!(error, EnqueueError::UnknownQueue(_)), "{error}");
-    let error = enqueue(&mut conn, NewJob::raw("act", json!({ "a": "\0" }))).await.expect_err("is refused");
+    let error = enqueue(&mut conn, NewJob::raw("act", json!({ "a": "\0" })))
+        .await
+        .expect_err("is refused");
     assert!(matches!(error, EnqueueError::Nul), "{error}");
-    for table in ["select count(*) from causelist.job", "select count(*) from causelist.job_key"] {
+    for table in [
+        "select count(*) from causelist.job",
+        "select count(*) from causelist.job_key",
+    ] {
         assert_eq!(count(db.pool(), table).await, 0);
     }
 }

@@ -44,7 +44,11 @@ impl Job for Act {
     fn spec() -> KindSpec {
         KindSpec {
             timeout: Duration::from_secs(30),
-            retry: RetryPolicy { max_attempts: 3, base: Duration::from_millis(20), cap: Duration::from_millis(40) },
+            retry: RetryPolicy {
+                max_attempts: 3,
+                base: Duration::from_millis(20),
+                cap: Duration::from_millis(40),
+            },
             ..KindSpec::new("act", "Act", "Does what its arguments say")
         }
     }
@@ -61,7 +65,10 @@ pub struct Brief {}
 impl Job for Brief {
     type Report = Value;
     fn spec() -> KindSpec {
-        KindSpec { timeout: Duration::from_millis(50), ..Act::spec_of("brief") }
+        KindSpec {
+            timeout: Duration::from_millis(50),
+            ..Act::spec_of("brief")
+        }
     }
     async fn run(&self, cx: &JobCx) -> Result<Value, JobError> {
         act(&Act::Hang, cx).await
@@ -124,7 +131,10 @@ async fn act(what: &Act, cx: &JobCx) -> Result<Value, JobError> {
 
 async fn gate(pool: &PgPool) {
     until("the gate opens", || async {
-        sqlx::query_scalar("select exists (select from gate)").fetch_one(pool).await.unwrap_or(false)
+        sqlx::query_scalar("select exists (select from gate)")
+            .fetch_one(pool)
+            .await
+            .unwrap_or(false)
     })
     .await;
 }
@@ -206,7 +216,11 @@ pub async fn finished(pool: &PgPool, id: JobId) -> (JobRecord, Vec<AttemptRecord
 }
 
 pub async fn state(pool: &PgPool, id: JobId) -> String {
-    sqlx::query_scalar("select causelist.job_state($1)").bind(id).fetch_one(pool).await.expect("a state")
+    sqlx::query_scalar("select causelist.job_state($1)")
+        .bind(id)
+        .fetch_one(pool)
+        .await
+        .expect("a state")
 }
 
 pub async fn count(pool: &PgPool, sql: &'static str) -> i64 {

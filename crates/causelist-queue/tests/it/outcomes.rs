@@ -3,9 +3,7 @@
 use causelist_queue::{CancelEffect, NewJob, cancel, retry_dead};
 use serde_json::json;
 
-use crate::fixture::{
-    Act, Brief, act_job, assert_idle, count, db, finished, options, put, state, until, worker,
-};
+use crate::fixture::{Act, Brief, act_job, assert_idle, count, db, finished, options, put, state, until, worker};
 
 fn ends(error: &str) -> NewJob {
     act_job(&Act::End { error: error.into() })
@@ -18,13 +16,25 @@ async fn a_failure_is_retried_until_it_succeeds_or_gives_up() {
     let good = put(db.pool(), act_job(&Act::FailUntil { attempt: 3 })).await;
     let bad = put(db.pool(), ends("broken").max_attempts(3)).await;
     let (record, attempts) = finished(db.pool(), good).await;
-    assert_eq!((record.state.as_str(), record.result), ("done", Some(json!({ "attempt": 3 }))));
-    assert_eq!(attempts.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>(), ["retry", "retry", "done"]);
+    assert_eq!(
+        (record.state.as_str(), record.result),
+        ("done", Some(json!({ "attempt": 3 })))
+    );
+    assert_eq!(
+        attempts.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>(),
+        ["retry", "retry", "done"]
+    );
     let (record, attempts) = finished(db.pool(), bad).await;
-    assert_eq!((record.state.as_str(), record.error.as_deref()), ("dead", Some("broken")));
+    assert_eq!(
+        (record.state.as_str(), record.error.as_deref()),
+        ("dead", Some("broken"))
+    );
     assert_eq!(attempts.len(), 3);
-    let reason: String =
-        sqlx::query_scalar("select reason from causelist.dead where id = $1").bind(bad).fetch_one(db.pool()).await.expect("a row");
+    let reason: String = sqlx::query_scalar("select reason from causelist.dead where id = $1")
+        .bind(bad)
+        .fetch_one(db.pool())
+        .await
+        .expect("a row");
     assert_eq!(reason, "attempts");
     worker.stop().await;
     assert_idle(db.pool()).await;
@@ -116,8 +126,10 @@ async fn an_unknown_kind_waits_for_a_worker_that_knows_it() {
     let worker = worker(db.pool(), options());
     let id = put(db.pool(), NewJob::raw("from-the-future", json!({}))).await;
     until("it is put off", || async { state(db.pool(), id).await == "scheduled" }).await;
-    let attempt: i16 =
-        sqlx::query_scalar("select attempt from causelist.scheduled").fetch_one(db.pool()).await.expect("a row");
+    let attempt: i16 = sqlx::query_scalar("select attempt from causelist.scheduled")
+        .fetch_one(db.pool())
+        .await
+        .expect("a row");
     assert_eq!(attempt, 0, "counts no attempt");
     worker.stop().await;
 }
@@ -153,12 +165,19 @@ async fn cancel_stops_a_job_wherever_it_is() {
         assert_eq!(cancel(db.pool(), id).await.expect("answers"), CancelEffect::Finished);
     }
     assert_eq!(cancel(db.pool(), 1).await.expect("answers"), CancelEffect::Unknown);
-    assert_eq!(count(db.pool(), "select count(*) from causelist.job_key").await, 0, "its key is free");
+    assert_eq!(
+        count(db.pool(), "select count(*) from causelist.job_key").await,
+        0,
+        "its key is free"
+    );
 
     let worker = worker(db.pool(), options());
     let polite = put(db.pool(), act_job(&Act::UntilCancelled)).await;
     let stubborn = put(db.pool(), act_job(&Act::Hang)).await;
-    until("both run", || async { count(db.pool(), "select count(*) from begun").await == 2 }).await;
+    until("both run", || async {
+        count(db.pool(), "select count(*) from begun").await == 2
+    })
+    .await;
     for id in [polite, stubborn] {
         assert_eq!(cancel(db.pool(), id).await.expect("answers"), CancelEffect::Requested);
         let (record, attempts) = finished(db.pool(), id).await;
@@ -166,13 +185,19 @@ async fn cancel_stops_a_job_wherever_it_is() {
     }
     worker.stop().await;
     assert_idle(db.pool()).await;
-    assert_eq!(count(db.pool(), "select count(*) from causelist.cancel_request").await, 0);
+    assert_eq!(
+        count(db.pool(), "select count(*) from causelist.cancel_request").await,
+        0
+    );
 }
 
 #[tokio::test]
 async fn a_paused_queue_yields_nothing() {
     let db = db().await;
-    sqlx::query("update causelist.queue set paused = true where name = 'default'").execute(db.pool()).await.expect("runs");
+    sqlx::query("update causelist.queue set paused = true where name = 'default'")
+        .execute(db.pool())
+        .await
+        .expect("runs");
     let mut both = options();
     both.queues = vec!["default".into(), "delivery".into()];
     let worker = worker(db.pool(), both);
@@ -181,7 +206,10 @@ async fn a_paused_queue_yields_nothing() {
     let other = put(db.pool(), act_job(&Act::Count).queue("delivery")).await;
     finished(db.pool(), other).await;
     assert_eq!(state(db.pool(), paused).await, "ready");
-    sqlx::query("update causelist.queue set paused = false").execute(db.pool()).await.expect("runs");
+    sqlx::query("update causelist.queue set paused = false")
+        .execute(db.pool())
+        .await
+        .expect("runs");
     finished(db.pool(), paused).await;
     worker.stop().await;
 }

@@ -62,9 +62,7 @@ struct Talk<'a> {
 
 impl Talk<'_> {
     async fn say(&mut self, line: &str) -> Result<()> {
-        self.stream
-            .write_all(format!("{line}\r\n").as_bytes())
-            .await?;
+        self.stream.write_all(format!("{line}\r\n").as_bytes()).await?;
         Ok(self.stream.flush().await?)
     }
 
@@ -73,10 +71,7 @@ impl Talk<'_> {
         if self.stream.read_line(&mut line).await? == 0 {
             bail!("the client hung up");
         }
-        Ok(line
-            .strip_suffix("\r\n")
-            .context("a line without CRLF")?
-            .to_owned())
+        Ok(line.strip_suffix("\r\n").context("a line without CRLF")?.to_owned())
     }
 
     /// Commands, until QUIT (false) or STARTTLS (true).
@@ -107,8 +102,7 @@ impl Talk<'_> {
                     self.say("250 2.0.0 forgotten").await?;
                 }
                 "MAIL" if options.messages_per_connection.is_some_and(|n| done >= n) => {
-                    self.say("421 4.7.0 enough messages over this connection")
-                        .await?;
+                    self.say("421 4.7.0 enough messages over this connection").await?;
                     return Ok(false);
                 }
                 "MAIL" => match &options.mail_from {
@@ -119,9 +113,7 @@ impl Talk<'_> {
                         self.say("250 2.1.0 ok").await?;
                     }
                 },
-                "RCPT" if from.is_none() || to.is_some() => {
-                    self.say("503 5.5.1 out of order").await?
-                }
+                "RCPT" if from.is_none() || to.is_some() => self.say("503 5.5.1 out of order").await?,
                 "RCPT" => {
                     let recipient = address(&line)?;
                     let reaction = self.shared.change(|s| {
@@ -141,8 +133,7 @@ impl Talk<'_> {
                     }
                 }
                 "DATA" => {
-                    let (Some(sender), Some((recipient, reaction))) = (from.take(), to.take())
-                    else {
+                    let (Some(sender), Some((recipient, reaction))) = (from.take(), to.take()) else {
                         self.say("503 5.5.1 out of order").await?;
                         continue;
                     };
@@ -265,11 +256,7 @@ impl Talk<'_> {
 /// The address between angle brackets.
 fn address(line: &str) -> Result<String> {
     let (_, rest) = line.split_once('<').context("no address")?;
-    Ok(rest
-        .split_once('>')
-        .context("no end of the address")?
-        .0
-        .to_owned())
+    Ok(rest.split_once('>').context("no end of the address")?.0.to_owned())
 }
 
 fn decode(text: &str) -> Result<String> {

@@ -1,0 +1,185 @@
+//! What every command and role stands on: settings, the database, the kinds of jobs.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use causelist_core::{Clock, SystemClock};
+use causelist_gst::{
+    AnalyticsSnapshot, AutomationHealthCheck, CheckSlaAndOverdue, CheckUpcomingDeadlines, Host, SendHearingReminders,
+};
+use causelist_notify::{
+    DeliverMessages, Letterhead, LinkSigner, Maildir, Mailer, SmtpSettings, SmtpTransport, SweepMessages, Transport,
+};
+use causelist_queue::{Registry, States, WorkerOptions};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use crate::cli::Failure;
+use crate::config::{Config, MailMode};
+
+/// Settings, database and kinds.
+#[derive(Debug)]
+pub struct App {
+    /// The effective settings.
+    pub config: Config,
+    /// The database.
+    pub pool: PgPool,
+    /// Every kind this binary can run.
+    pub registry: Registry,
+    /// What jobs need.
+    pub states: States,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Where the host application's tables are.
+    pub host: Arc<Host>,
+}
+
+/// Every kind of job in the product.
+#[must_use]
+pub fn registry() -> Registry {
+    Registry::default()
+        .planned::<CheckSlaAndOverdue>()
+        .planned::<SendHearingReminders>()
+        .planned::<AnalyticsSnapshot>()
+        .planned::<CheckUpcomingDeadlines>()
+        .planned::<AutomationHealthCheck>()
+        .job::<DeliverMessages>()
+        .job::<SweepMessages>()
+}
+
+/// A pool over the configured database. It connects when first used.
+///
+/// # Errors
+/// When there is no URL, or it can't be read.
+pub fn pool(config: &Config) -> Result<PgPool, Failure> {
+    let url = config.database.url.expose();
+    if url.is_empty() {
+        return Err(Failure::input(
+            "no database is configured: set DATABASE_URL=postgres://user:password@host/database, or try `causelist demo`, which brings its own",
+        ));
+    }
+    // The URL holds a password: the error must not quote it.
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| {
+            Failure::input("the database URL can't be read; it looks like postgres://user:password@host:5432/database")
+        })?
+        .application_name("causelist");
+    Ok(PgPoolOptions::new()
+        .max_connections(config.database.pool_size)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_lazy_with(options))
+}
+
+/// The host application as configured.
+///
+/// # Errors
+/// When the schema's name or the address of its pages is unusable.
+pub fn host(config: &Config) -> Result<Host, Failure> {
+    Host::new(&config.database.app_schema)
+        .and_then(|host| host.with_base_url(&config.links.base_url))
+        .map_err(|e| Failure::input(e.to_string()))
+}
+
+impl App {
+    /// For roles that run jobs: everything. The database is waited for by the roles themselves, but
+    /// must have this version's schema.
+    ///
+    /// # Errors
+    /// When a setting is unusable, the database can't be reached or lacks migrations.
+    pub async fn new(config: Config, runs_jobs: bool) -> Result<Self, Failure> {
+        let pool = pool(&config)?;
+        let host = Arc::new(host(&config)?);
+        let pending = causelist_queue::pending(&mut *pool.acquire().await?).await?;
+        if !pending.is_empty() {
+            return Err(Failure::Database(format!(
+                "the database lacks {} of this version's migrations: run `causelist migrate`",
+                pending.len()
+            )));
+        }
+        let mut states = States::default().with::<Host>((*host).clone());
+        // A worker that leaves the delivery queue to others needs no way for mail to leave.
+        if runs_jobs && takes_mail(&config) {
+            states = states.with(mailer(&config).map_err(|e| Failure::input(format!("{e:#}")))?);
+        }
+        Ok(Self {
+            config,
+            pool,
+            registry: registry(),
+            states,
+            clock: Arc::new(SystemClock),
+            host,
+        })
+    }
+
+    /// How the worker of this process works. Without a way for mail to leave it takes nothing from
+    /// the delivery queue: messages stay reserved until a worker with one comes.
+    #[must_use]
+    pub fn worker_options(&self) -> WorkerOptions {
+        let set = &self.config.worker;
+        let mut queues = set.queues.clone();
+        if !takes_mail(&self.config) {
+            queues.retain(|q| q != DELIVERY);
+        }
+        WorkerOptions {
+            name: std::env::var("HOSTNAME").unwrap_or_else(|_| "worker".into()),
+            queues,
+            concurrency: set.concurrency,
+            batch: set.batch,
+            lease: set.lease,
+            poll: set.poll,
+            grace: set.shutdown_grace,
+            listen: set.listen,
+        }
+    }
+}
+
+/// The queue of the jobs that hand off messages.
+const DELIVERY: &str = "delivery";
+
+fn takes_mail(config: &Config) -> bool {
+    config.mail.mode != MailMode::Off && config.worker.queues.iter().any(|q| q == DELIVERY)
+}
+
+fn mailer(config: &Config) -> anyhow::Result<Mailer> {
+    let mail = &config.mail;
+    let transport = match mail.mode {
+        MailMode::Maildir if mail.maildir.is_empty() => {
+            bail!("mail.maildir is not set: name the directory that mail is written into")
+        }
+        MailMode::Maildir => Transport::Maildir(Maildir::new(&mail.maildir)),
+        MailMode::Smtp | MailMode::Off => Transport::Smtp(smtp(config)?),
+    };
+    if mail.from.is_empty() {
+        bail!("mail.from is not set: name the sender, such as \"Causelist <jobs@example.org>\"");
+    }
+    let domain = mail.from.trim_end_matches('>').rsplit('@').next().unwrap_or_default();
+    let letterhead = Letterhead::new(&mail.from, domain).with_context(|| format!("mail.from {:?}", mail.from))?;
+    if config.links.secret.expose().is_empty() {
+        bail!(
+            "links.secret is not set: give it at least 16 random characters (`openssl rand -hex 32`); it signs the links in messages"
+        );
+    }
+    let lifetime = chrono::Duration::from_std(config.links.lifetime).context("links.lifetime")?;
+    let links = LinkSigner::new(&config.links.base_url, config.links.secret.clone(), lifetime)?;
+    Ok(Mailer::new(transport, letterhead, links)?)
+}
+
+fn smtp(config: &Config) -> anyhow::Result<SmtpTransport> {
+    let mail = &config.mail;
+    if mail.smtp_host.is_empty() {
+        bail!(
+            "mail.smtp_host is not set: name the mail server, or set mail.mode to \"maildir\" to write mail into a directory"
+        );
+    }
+    let login = (!mail.smtp_user.is_empty()).then(|| (mail.smtp_user.clone(), mail.smtp_password.clone()));
+    Ok(SmtpTransport::new(SmtpSettings {
+        host: mail.smtp_host.clone(),
+        port: mail.smtp_port,
+        tls: mail.smtp_tls,
+        login,
+        extra_root: None,
+        timeout: mail.smtp_timeout,
+    })?)
+}

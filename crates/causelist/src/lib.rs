@@ -1,0 +1,8 @@
+//! What the binary is made of: roles, settings, the command line.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod roles;
+pub mod telemetry;
+pub mod words;

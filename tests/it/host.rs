@@ -38,7 +38,7 @@ async fn the_jobs_work_beside_more_columns_row_security_and_a_strict_audit_log()
     .execute(db.pool())
     .await
     .expect("runs");
-    let worker = role(&db, &["worker"]);
+    let _worker = role(&db, &["worker"]);
     until(
         db.pool(),
         "the worker is there",

@@ -83,6 +83,40 @@ async fn commands_refuse_bad_input_and_write_nothing() {
     refused(url, &["jobs", "show", "twelve"], 2, &["twelve"]);
     refused(url, &["jobs", "cancel", "12"], 1, &["job 12"]);
     refused(url, &["jobs", "retry", "12"], 1, &["job 12"]);
+    refused(url, &["jobs", "purge", "12"], 1, &["job 12"]);
+    refused(url, &["jobs", "retry"], 2, &["--dead"]);
+    refused(url, &["jobs", "retry", "12", "--dead"], 2, &["--dead"]);
+    refused(url, &["jobs", "retry", "12", "--kind", "x"], 2, &["--dead"]);
+    refused(url, &["jobs", "purge", "--dead"], 2, &["--reason", "--older-than 0s"]);
+    refused(
+        url,
+        &["jobs", "purge", "--dead", "--reason", "boredom"],
+        2,
+        &["boredom", "permanent"],
+    );
+    refused(
+        url,
+        &["jobs", "retry", "--dead", "--older-than", "yesterday"],
+        2,
+        &["--older-than", "yesterday", "1h"],
+    );
+    refused(
+        url,
+        &["jobs", "retry", "--dead", "--limit", "100001"],
+        2,
+        &["--limit 100001", "100000"],
+    );
+    refused(url, &["jobs", "dead", "--limit", "0"], 2, &["--limit 0"]);
+    refused(url, &["queues", "pause", "nowhere"], 1, &["nowhere", "queues list"]);
+    refused(url, &["queues", "resume", "nowhere"], 1, &["nowhere"]);
+    refused(url, &["queues", "create", "default"], 1, &["default", "exists already"]);
+    refused(url, &["queues", "create", "Big Queue"], 2, &["Big Queue", "a-z"]);
+    refused(
+        url,
+        &["worker", "--set", "retention.archive=file"],
+        2,
+        &["retention.archive_dir"],
+    );
     refused(url, &["schedules", "pause", "9"], 1, &["schedule 9"]);
     refused(url, &["schedules", "preview", "61 * * * *"], 2, &["61 * * * *"]);
     refused(url, &["schedules", "preview", "0 0 31 2 *"], 2, &["never fires"]);

@@ -108,7 +108,6 @@ fn describe() {
 }
 
 /// The admin port.
-#[must_use]
 pub fn admin_router(state: AdminState) -> Router {
     Router::new()
         .route("/metrics", get(metrics_page))

@@ -28,6 +28,7 @@ struct Request {
 }
 
 /// A failure in the seed's shape.
+#[derive(Debug)]
 struct Failure {
     status: StatusCode,
     error: &'static str,
@@ -248,7 +249,7 @@ mod tests {
     use super::*;
 
     fn refused(body: &str) -> (u16, String) {
-        let failure = read(body.as_bytes()).err().expect("must be refused");
+        let failure = read(body.as_bytes()).expect_err("must be refused");
         (failure.status.as_u16(), failure.details)
     }
 

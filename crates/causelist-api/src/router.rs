@@ -56,7 +56,6 @@ impl ApiState {
 }
 
 /// The public port.
-#[must_use]
 pub fn router(state: ApiState) -> Router {
     // Browsers of the host application call the functions; the key, not the origin, is what counts.
     let cors = CorsLayer::new()

@@ -44,11 +44,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(
-        subject: impl Into<String>,
-        what: impl Into<String>,
-        needed_by: Vec<&'static str>,
-    ) -> Self {
+    fn ok(subject: impl Into<String>, what: impl Into<String>, needed_by: Vec<&'static str>) -> Self {
         Self {
             severity: Severity::Ok,
             subject: subject.into(),
@@ -134,10 +130,7 @@ pub async fn check_host(host: &Host, db: &mut PgConnection) -> Result<Vec<Findin
         rows::checks(host, table, actual, db, &mut findings).await?;
         if findings.len() == before {
             let columns: BTreeSet<_> = uses_of(table.name).flat_map(Use::columns).collect();
-            let what = format!(
-                "the {} columns that jobs use are as they need them",
-                columns.len()
-            );
+            let what = format!("the {} columns that jobs use are as they need them", columns.len());
             findings.push(Finding::ok(table.name, what, kinds(uses_of(table.name))));
         }
     }
@@ -149,17 +142,11 @@ pub async fn check_host(host: &Host, db: &mut PgConnection) -> Result<Vec<Findin
 /// schema, column by column, and nothing more.
 #[must_use]
 pub fn grants(host: &Host, role: &str) -> String {
-    let mut grants = format!(
-        "grant usage on schema {} to {role};\n",
-        host.quoted_schema()
-    );
+    let mut grants = format!("grant usage on schema {} to {role};\n", host.quoted_schema());
     for table in expected::tables() {
         let mut columns: BTreeMap<Access, BTreeSet<&str>> = BTreeMap::new();
         for used in uses_of(table.name) {
-            columns
-                .entry(used.access)
-                .or_default()
-                .extend(used.columns());
+            columns.entry(used.access).or_default().extend(used.columns());
         }
         for (access, columns) in columns {
             let list = columns.into_iter().collect::<Vec<_>>().join(", ");
@@ -172,11 +159,7 @@ pub fn grants(host: &Host, role: &str) -> String {
 
 /// Row-level security would hide rows, so that jobs would do too little without a word: where it
 /// holds for the role, they refuse to run.
-fn row_security(
-    role: &str,
-    names: &[&'static str],
-    tables: &HashMap<String, actual::Table>,
-) -> Finding {
+fn row_security(role: &str, names: &[&'static str], tables: &HashMap<String, actual::Table>) -> Finding {
     const SUBJECT: &str = "row-level security";
     let active: Vec<_> = names
         .iter()

@@ -188,10 +188,7 @@ mod tests {
             ("host.\"Odd\"", "\"app-2\".\"Odd\""),
             ("localhost.tasks", "localhost.tasks"),
             ("my_host.tasks, a.host.tasks", "my_host.tasks, a.host.tasks"),
-            (
-                "mail@host.in https://x-host.in",
-                "mail@host.in https://x-host.in",
-            ),
+            ("mail@host.in https://x-host.in", "mail@host.in https://x-host.in"),
             ("host.host.x", "\"app-2\".host.x"),
             ("-- of the host. Then", "-- of the host. Then"),
             ("é_host.x ünhost.x", "é_host.x ünhost.x"),

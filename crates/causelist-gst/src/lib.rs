@@ -8,7 +8,7 @@ mod jobs;
 mod tenants;
 
 pub use doctor::{Finding, Severity, check_host};
+pub use host::{Host, HostError};
 pub use jobs::{
     AnalyticsSnapshot, AutomationHealthCheck, CheckSlaAndOverdue, CheckUpcomingDeadlines, SendHearingReminders,
 };
-pub use host::{Host, HostError};

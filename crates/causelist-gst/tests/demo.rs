@@ -35,13 +35,9 @@ async fn contents(db: &mut PgConnection) -> BTreeMap<String, (i64, String)> {
     .unwrap();
     let mut contents = BTreeMap::new();
     for table in tables {
-        let sql = format!(
-            "select count(*), coalesce(md5(string_agg(r::text, '|' order by r::text)), '') from {table} r"
-        );
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .fetch_one(&mut *db)
-            .await
-            .unwrap();
+        let sql =
+            format!("select count(*), coalesce(md5(string_agg(r::text, '|' order by r::text)), '') from {table} r");
+        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut *db).await.unwrap();
         contents.insert(table, (row.get(0), row.get(1)));
     }
     contents
@@ -66,10 +62,7 @@ async fn is_as_large_as_promised_and_loaded_once() {
         );
     }
     let before = contents(&mut db).await;
-    assert_eq!(
-        before["practice.tasks"].0,
-        i64::try_from(summary.tasks).unwrap()
-    );
+    assert_eq!(before["practice.tasks"].0, i64::try_from(summary.tasks).unwrap());
     assert_eq!(before["causelist.tenant_setting"].0, 3);
 
     let error = demo::load(&host, &mut db, at("2026-11-24T00:00:00Z"), 8)
@@ -108,12 +101,10 @@ async fn is_whole_or_not_at_all() {
 
     host.create_tables(&mut db).await.unwrap();
     // What is loaded last fails.
-    sqlx::query(
-        "alter table practice.analytics_snapshots add check (metric_type <> 'daily_snapshot')",
-    )
-    .execute(&mut *db)
-    .await
-    .unwrap();
+    sqlx::query("alter table practice.analytics_snapshots add check (metric_type <> 'daily_snapshot')")
+        .execute(&mut *db)
+        .await
+        .unwrap();
     let before = contents(&mut db).await;
     demo::load(&host, &mut db, now, SEED).await.unwrap_err();
     assert_eq!(contents(&mut db).await, before);

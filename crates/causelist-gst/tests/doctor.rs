@@ -98,9 +98,7 @@ async fn is_content_with_the_tables_as_they_should_be_and_with_more() {
 async fn a_schema_that_is_not_there_or_closed() {
     let test = database().await;
     let mut db = test.pool().acquire().await.unwrap();
-    let none = check_host(&Host::new("nowhere").unwrap(), &mut db)
-        .await
-        .unwrap();
+    let none = check_host(&Host::new("nowhere").unwrap(), &mut db).await.unwrap();
     assert_eq!(none.len(), 1);
     assert!(
         none[0].severity == Severity::Problem && none[0].subject.contains("nowhere"),
@@ -110,11 +108,7 @@ async fn a_schema_that_is_not_there_or_closed() {
     // Roles belong to the whole server: this one lives in a transaction.
     let mut tx = db.begin().await.unwrap();
     let role = format!("closed_{}", std::process::id());
-    run(
-        &mut tx,
-        &format!("create role {role}; set local role {role}"),
-    )
-    .await;
+    run(&mut tx, &format!("create role {role}; set local role {role}")).await;
     let found = complaints(&mut tx).await;
     assert_eq!(found.len(), 1, "{found:#?}");
     run(&mut tx, "reset role").await;
@@ -139,12 +133,7 @@ async fn each_table_missing() {
         .collect();
     assert!(tables.len() > 15, "{tables:?}");
     for table in &tables {
-        spoil_and_cure(
-            &mut db,
-            &format!("drop table host.{table} cascade"),
-            &[table],
-        )
-        .await;
+        spoil_and_cure(&mut db, &format!("drop table host.{table} cascade"), &[table]).await;
     }
     let all: String = tables
         .iter()
@@ -170,20 +159,11 @@ async fn each_used_column_missing() {
             .iter()
             .map(|column| format!("drop column {column} cascade"))
             .collect();
-        let found = spoil_and_cure(
-            &mut db,
-            &format!("alter table host.{table} {}", drops.join(", ")),
-            &[],
-        )
-        .await;
+        let found = spoil_and_cure(&mut db, &format!("alter table host.{table} {}", drops.join(", ")), &[]).await;
         // Nobody misses the columns that no job uses.
         let missed = found.iter().filter(|f| f.what == "the column is missing");
         used += missed
-            .filter(|f| {
-                columns
-                    .iter()
-                    .any(|column| f.subject == format!("{table}.{column}"))
-            })
+            .filter(|f| columns.iter().any(|column| f.subject == format!("{table}.{column}")))
             .count();
     }
     assert!(used > 90, "only {used} columns are missed");
@@ -198,10 +178,7 @@ async fn columns_of_another_type() {
         ("tasks.due_date", "date"),
         ("tasks.sla_hours", "bigint"),
         ("hearings.hearing_date", "timestamp"),
-        (
-            "case_statutory_deadlines.calculated_deadline",
-            "timestamptz",
-        ),
+        ("case_statutory_deadlines.calculated_deadline", "timestamptz"),
         ("automation_logs.executed_at", "timestamp"),
         ("notifications.metadata", "json"),
         ("notifications.channels", "jsonb"),
@@ -291,17 +268,35 @@ async fn an_audit_log_that_knows_its_actions() {
                  check (action_type in ('create', 'update', 'delete'))",
             "audit_log.action_type",
         ),
-        ("alter table host.audit_log add constraint \"Only verbs!\" check (action_type ~ '^[a-z]{3,9}$')", "audit_log.action_type"),
+        (
+            "alter table host.audit_log add constraint \"Only verbs!\" check (action_type ~ '^[a-z]{3,9}$')",
+            "audit_log.action_type",
+        ),
         (
             "create function host.known(text) returns boolean language sql immutable as $$ select $1 in ('create') $$;
              alter table host.audit_log add check (host.known(action_type))",
             "audit_log.action_type",
         ),
-        ("alter table host.audit_log add check (action_type = 'create' and entity_type = 'case')", "audit_log"),
-        ("alter table host.audit_log alter column action_type type varchar(20)", "audit_log.action_type"),
-        ("alter table host.audit_log alter column user_id set not null", "audit_log.user_id"),
-        ("alter table host.audit_log alter column id drop default", "audit_log.id"),
-        ("alter table host.audit_log add column \"IP\" inet not null", "audit_log.IP"),
+        (
+            "alter table host.audit_log add check (action_type = 'create' and entity_type = 'case')",
+            "audit_log",
+        ),
+        (
+            "alter table host.audit_log alter column action_type type varchar(20)",
+            "audit_log.action_type",
+        ),
+        (
+            "alter table host.audit_log alter column user_id set not null",
+            "audit_log.user_id",
+        ),
+        (
+            "alter table host.audit_log alter column id drop default",
+            "audit_log.id",
+        ),
+        (
+            "alter table host.audit_log add column \"IP\" inet not null",
+            "audit_log.IP",
+        ),
     ] {
         let found = spoil_and_cure(&mut db, spoil, &[subject]).await;
         assert_eq!(found.len(), 1, "{spoil}: {found:#?}");
@@ -423,10 +418,7 @@ async fn row_level_security_and_privileges() {
         hidden.what.contains("tasks") && hidden.what.contains("clients"),
         "{hidden:?}"
     );
-    assert!(
-        hidden.needed_by.contains(&"check-sla-and-overdue"),
-        "{hidden:?}"
-    );
+    assert!(hidden.needed_by.contains(&"check-sla-and-overdue"), "{hidden:?}");
 
     run(&mut tx, "reset role").await;
     for finding in &found {
@@ -444,10 +436,7 @@ async fn a_role_that_may_do_what_the_jobs_do_and_nothing_more() {
     let role = format!("least_{}", std::process::id());
     run(
         &mut tx,
-        &format!(
-            "create role {role}; {} set local role {role}",
-            grants(&host(), &role)
-        ),
+        &format!("create role {role}; {} set local role {role}", grants(&host(), &role)),
     )
     .await;
     assert_eq!(complaints(&mut tx).await, []);

@@ -22,6 +22,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The login's name: a superuser.
+    pub fn user(&self) -> &'static str {
+        USER
+    }
+
     /// The URL of the cluster's database over TCP. It contains the password.
     pub fn url(&self) -> String {
         self.url_of(DATABASE)

@@ -85,6 +85,7 @@ impl BackendConfig for PgBackend {
 /// Outside of all other layers, so that whatever happens inside is reported.
 #[derive(Debug, Clone)]
 pub(crate) struct SettleLayer {
+    pub(crate) shared: Arc<Shared>,
     pub(crate) reports: UnboundedSender<Report>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -123,7 +124,7 @@ where
         let run = Arc::clone(&task.args);
         let started_at = self.layer.clock.now();
         let begun = Instant::now();
-        let reports = self.layer.reports.clone();
+        let SettleLayer { reports, shared, .. } = self.layer.clone();
         let inner = self.inner.call(task);
         Box::pin(async move {
             let job = &run.job;
@@ -150,6 +151,7 @@ where
                 ran: begun.elapsed(),
                 ended,
             });
+            shared.ended();
             Ok(())
         })
     }

@@ -49,6 +49,7 @@ held as (
 select t.id, j.kind, j.priority, j.tenant, j.args, (t.attempt + 1)::smallint, j.max_attempts, j.keyed, j.trace,
        j.created_at, t.rank, greatest(0, date_part('epoch', clock_timestamp()) - t.rank / 1e6)::float8, held.id
 from held, taken t join causelist.job j on j.id = t.id
+where j.id = any (array(select id from taken))
 order by j.priority, t.rank, t.id";
 
 type ClaimRow = (

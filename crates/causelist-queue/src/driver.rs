@@ -1,8 +1,8 @@
-//! The driver: a task beside the apalis worker that owns claim, settle and lease renewal, so that
-//! polling the worker never waits for the database.
+//! The driver: two tasks beside the apalis worker that own claim and settle, so that polling the
+//! worker never waits for the database, and neither waits for the other. [`crate::lease`] renews.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,14 @@ use uuid::Uuid;
 
 use crate::claim::{self, Claimed};
 use crate::run::Ended;
-use crate::settle::{Settled, settle};
+use crate::settle::{self, Settled};
 use crate::worker::WorkerOptions;
+
+/// How long a finished job waits for the others of its claim, so that they settle as one.
+const LINGER: Duration = Duration::from_millis(20);
+/// Jobs are claimed ahead for this much work at the present rate: enough to hide a round trip to the
+/// database, too little to keep slow jobs from other workers.
+const AHEAD: Duration = Duration::from_millis(50);
 
 /// A claimed job on its way to, or in, its run.
 #[derive(Debug)]
@@ -41,18 +47,18 @@ pub(crate) struct Report {
 
 /// One claim that this worker holds.
 #[derive(Debug)]
-struct Lease {
+pub(crate) struct Lease {
     /// When it ends by our own, earlier, reckoning: counted from before the claim was sent.
-    deadline: Instant,
+    pub(crate) deadline: Instant,
     /// The last renewal did not find its row.
-    missed: bool,
-    jobs: HashMap<JobId, Tokens>,
+    pub(crate) missed: bool,
+    pub(crate) jobs: HashMap<JobId, Tokens>,
 }
 
 #[derive(Debug, Clone)]
-struct Tokens {
-    stop: CancellationToken,
-    lost: CancellationToken,
+pub(crate) struct Tokens {
+    pub(crate) stop: CancellationToken,
+    pub(crate) lost: CancellationToken,
 }
 
 /// What driver, renewal and backend share.
@@ -60,19 +66,27 @@ struct Tokens {
 pub(crate) struct Shared {
     /// Claimed, not started.
     buffer: Mutex<VecDeque<Held>>,
-    /// The backend's task, to be woken when the buffer fills or all is flushed.
+    /// Jobs that may run at the same time, and that do.
+    slots: usize,
+    running: AtomicUsize,
+    /// Jobs settled per second, lately.
+    rate: AtomicUsize,
+    /// The backend's task, to be woken when the buffer fills, a slot comes free or all is flushed.
     pub(crate) waker: AtomicWaker,
     leases: Mutex<HashMap<i64, Lease>>,
-    /// Something became ready, or a slot came free.
+    /// Something became ready, or room came free.
     pub(crate) wake: Arc<Notify>,
     /// Set when the driver has flushed its last settle.
     pub(crate) flushed: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(wake: Arc<Notify>) -> Self {
+    pub(crate) fn new(slots: usize, wake: Arc<Notify>) -> Self {
         Self {
             buffer: Mutex::default(),
+            slots,
+            running: AtomicUsize::new(0),
+            rate: AtomicUsize::new(0),
             waker: AtomicWaker::new(),
             leases: Mutex::default(),
             wake,
@@ -80,7 +94,7 @@ impl Shared {
         }
     }
 
-    fn leases(&self) -> MutexGuard<'_, HashMap<i64, Lease>> {
+    pub(crate) fn leases(&self) -> MutexGuard<'_, HashMap<i64, Lease>> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -88,13 +102,26 @@ impl Shared {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job to start.
+    /// The next job to start, if a slot is free. Its end must be told to [`Shared::ended`].
     pub(crate) fn next(&self) -> Option<Held> {
-        self.buffer().pop_front()
+        if self.running.load(Ordering::Acquire) >= self.slots {
+            return None;
+        }
+        let held = self.buffer().pop_front()?;
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Some(held)
+    }
+
+    /// A started job has ended.
+    pub(crate) fn ended(&self) {
+        // Who starts jobs sleeps only when all slots are taken or nothing is there to start.
+        if self.running.fetch_sub(1, Ordering::AcqRel) == self.slots {
+            self.waker.wake();
+        }
     }
 
     /// Jobs claimed and not settled.
-    pub(crate) fn in_flight(&self) -> usize {
+    fn in_flight(&self) -> usize {
         self.leases().values().map(|l| l.jobs.len()).sum()
     }
 
@@ -122,10 +149,13 @@ impl Shared {
         self.waker.wake();
     }
 
-    fn forget(&self, fence: i64, id: JobId) {
+    /// These jobs of a claim are settled, or no longer ours to settle.
+    fn forget(&self, fence: i64, ids: impl IntoIterator<Item = JobId>) {
         let mut leases = self.leases();
         if let Some(lease) = leases.get_mut(&fence) {
-            lease.jobs.remove(&id);
+            for id in ids {
+                lease.jobs.remove(&id);
+            }
             if lease.jobs.is_empty() {
                 leases.remove(&fence);
             }
@@ -133,7 +163,7 @@ impl Shared {
     }
 
     /// Gives up a claim: its jobs may write nothing more.
-    fn lose(&self, fence: i64) {
+    pub(crate) fn lose(&self, fence: i64) {
         let Some(lease) = self.leases().remove(&fence) else {
             return;
         };
@@ -150,75 +180,13 @@ impl Shared {
     }
 }
 
-/// Renews every held claim three times per lease, and lets go of those that could not be renewed
-/// before their lease ends: by then another worker may have their jobs.
-pub(crate) async fn keep_leases(pool: PgPool, shared: Arc<Shared>, lease: Duration, stop: CancellationToken) {
-    let period = lease / 3;
-    let mut next = tokio::time::interval(period);
-    next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = next.tick() => {}
-        }
-        let (fences, ids): (Vec<i64>, Vec<JobId>) = {
-            let leases = shared.leases();
-            (
-                leases.keys().copied().collect(),
-                leases.values().flat_map(|l| l.jobs.keys().copied()).collect(),
-            )
-        };
-        if fences.is_empty() {
-            continue;
-        }
-        let sent = Instant::now();
-        match tokio::time::timeout(period, claim::renew(&pool, &fences, &ids, lease)).await {
-            Ok(Ok(renewed)) => {
-                // A row is also gone when its last jobs were settled while the renewal was on its
-                // way: only one that is missing twice is lost.
-                let mut gone = Vec::new();
-                for (fence, held) in shared.leases().iter_mut().filter(|(f, _)| fences.contains(f)) {
-                    if renewed.held.contains(fence) {
-                        held.deadline = sent + lease;
-                        held.missed = false;
-                    } else if std::mem::replace(&mut held.missed, true) {
-                        gone.push(*fence);
-                    }
-                    for id in &renewed.cancel {
-                        if let Some(tokens) = held.jobs.get(id) {
-                            tokens.stop.cancel();
-                        }
-                    }
-                }
-                for fence in gone {
-                    shared.lose(fence);
-                }
-            }
-            Ok(Err(error)) => tracing::warn!(%error, "could not renew leases"),
-            Err(_) => tracing::warn!("renewing leases took longer than {period:?}"),
-        }
-        let margin = lease / 6;
-        let over: Vec<i64> = {
-            let leases = shared.leases();
-            leases
-                .iter()
-                .filter(|(_, l)| l.deadline < Instant::now() + margin)
-                .map(|(f, _)| *f)
-                .collect()
-        };
-        for fence in over {
-            shared.lose(fence);
-        }
-    }
-}
-
-/// Claims what fits, settles what ended, until the worker has closed.
+/// What both tasks work with.
+#[derive(Debug, Clone)]
 pub(crate) struct Driver {
     pub(crate) pool: PgPool,
     pub(crate) id: Uuid,
     pub(crate) options: WorkerOptions,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) reports: mpsc::UnboundedReceiver<Report>,
     /// No further claims; give back what has not started.
     pub(crate) shutdown: CancellationToken,
     /// The worker has stopped: flush and end.
@@ -226,109 +194,58 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) async fn run(mut self) {
-        let mut pending: HashMap<i64, Vec<Settled>> = HashMap::new();
-        let mut backoff = Duration::from_millis(100);
-        let mut released = false;
-        // More may be ready than the last claim could take.
-        let mut hungry = true;
-        loop {
-            let waiting_to_settle = !pending.is_empty();
-            tokio::select! {
-                biased;
-                report = self.reports.recv() => {
-                    let Some(report) = report else { break };
-                    self.take(report, &mut pending);
-                    while let Ok(report) = self.reports.try_recv() {
-                        self.take(report, &mut pending);
-                    }
-                }
-                () = self.shutdown.cancelled(), if !released => {}
-                () = self.closing.cancelled(), if !waiting_to_settle => break,
-                () = tokio::time::sleep(backoff), if waiting_to_settle => {}
-                () = self.shared.wake.notified() => hungry = true,
-                () = tokio::time::sleep(self.options.poll) => hungry = true,
-            }
-            if self.shutdown.is_cancelled() && !released {
-                self.release_unstarted().await;
-                released = true;
-            }
-            if self.flush(&mut pending).await {
-                backoff = Duration::from_millis(100);
-            } else {
-                backoff = (backoff * 2).min(Duration::from_secs(2));
-                continue;
-            }
-            if hungry && !self.shutdown.is_cancelled() {
-                hungry = self.fill().await;
-            }
-        }
-        self.flush(&mut pending).await;
+    /// Claims and settles until the worker has closed.
+    pub(crate) async fn run(self, reports: mpsc::UnboundedReceiver<Report>) {
+        tokio::join!(self.claim_on(), self.settle_on(reports));
         self.shared.flushed.store(true, Ordering::Release);
         self.shared.waker.wake();
     }
 
-    fn take(&self, report: Report, pending: &mut HashMap<i64, Vec<Settled>>) {
-        let outcome = match &report.ended {
-            Ended::Completed => "done",
-            Ended::Settle(settled) => settled.outcome.word(),
-            Ended::Lost => "lost",
-        };
-        metrics::counter!("causelist_jobs_finished_total",
-            "kind" => report.kind.clone(), "queue" => report.queue, "outcome" => outcome)
-        .increment(1);
-        metrics::histogram!("causelist_job_run_seconds", "kind" => report.kind).record(report.ran.as_secs_f64());
-        match report.ended {
-            Ended::Settle(settled) => pending.entry(report.fence).or_default().push(settled),
-            Ended::Completed => self.shared.forget(report.fence, report.id),
-            Ended::Lost => {
-                metrics::counter!("causelist_stale_settles_total").increment(1);
-                self.shared.forget(report.fence, report.id);
+    /// Keeps the buffer filled, until the shutdown; then gives back what has not started.
+    async fn claim_on(&self) {
+        // More may be ready than the last claim could take.
+        let mut hungry = true;
+        while !self.shutdown.is_cancelled() && !self.closing.is_cancelled() {
+            if hungry && self.room() > 0 {
+                hungry = self.fill().await;
+                if hungry && self.room() > 0 {
+                    continue;
+                }
             }
+            tokio::select! {
+                () = self.shutdown.cancelled() => {}
+                () = self.closing.cancelled() => {}
+                () = self.shared.wake.notified() => hungry = true,
+                () = tokio::time::sleep(self.options.poll) => hungry = true,
+            }
+        }
+        self.release_unstarted().await;
+    }
+
+    /// How many jobs to claim now: the slots and what is worth holding ahead of them, less what is
+    /// held. Asking for a few at a time would cost a statement each, so when many are held ahead,
+    /// it waits until half of them are gone.
+    fn room(&self) -> usize {
+        let rate = self.shared.rate.load(Ordering::Relaxed);
+        let ahead = (rate * AHEAD.as_millis() as usize / 1000).min(self.options.batch * 2);
+        let target = self.options.concurrency + ahead;
+        let room = target.saturating_sub(self.shared.in_flight());
+        if ahead > self.options.concurrency && room < target / 2 {
+            0
+        } else {
+            room
         }
     }
 
-    /// Settles all that is pending; false when the database did not let it.
-    async fn flush(&self, pending: &mut HashMap<i64, Vec<Settled>>) -> bool {
-        let mut all = true;
-        for (fence, batch) in std::mem::take(pending) {
-            let result = match self.pool.acquire().await {
-                Ok(mut db) => settle(&mut db, fence, &batch).await,
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(recorded) => {
-                    let stale = batch.len() as u64 - recorded.min(batch.len() as u64);
-                    if stale > 0 {
-                        tracing::warn!(fence, stale, "settles refused: the lease had been lost");
-                        metrics::counter!("causelist_stale_settles_total").increment(stale);
-                    }
-                    for settled in &batch {
-                        self.shared.forget(fence, settled.id);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, fence, "could not settle; trying again");
-                    all = false;
-                    // After the lease's end its jobs are another worker's: nothing more to settle.
-                    if self.shared.leases().contains_key(&fence) {
-                        pending.insert(fence, batch);
-                    }
-                }
-            }
-        }
-        all
-    }
-
-    /// Claims from each queue in turn as much as there are slots. Whether more may be ready.
+    /// Claims from each queue in turn. Whether more may be ready.
     async fn fill(&self) -> bool {
         let mut more = false;
         for queue in &self.options.queues {
-            let free = self.options.concurrency.saturating_sub(self.shared.in_flight());
-            if free == 0 {
+            let room = self.room();
+            if room == 0 {
                 return true;
             }
-            let limit = free.min(self.options.batch);
+            let limit = room.min(self.options.batch.max(self.options.concurrency));
             let sent = Instant::now();
             match claim::claim(&self.pool, self.id, queue, limit, self.options.lease).await {
                 Ok(jobs) => {
@@ -346,9 +263,6 @@ impl Driver {
                     return false;
                 }
             }
-        }
-        if more && self.shared.in_flight() < self.options.concurrency {
-            self.shared.wake.notify_one();
         }
         more
     }
@@ -368,9 +282,197 @@ impl Driver {
             if let Err(error) = result {
                 tracing::warn!(%error, fence, "could not release unstarted jobs; their lease will end by itself");
             }
-            for job in jobs {
-                self.shared.forget(fence, job.id);
+            self.shared.forget(fence, jobs.iter().map(|j| j.id));
+        }
+    }
+
+    /// Settles what ended, until the worker has closed and all is settled.
+    async fn settle_on(&self, mut reports: mpsc::UnboundedReceiver<Report>) {
+        let mut pending = Pending::default();
+        let mut backoff = Duration::from_millis(100);
+        let mut counted = (Instant::now(), 0_usize);
+        loop {
+            let wait = pending.wait(backoff);
+            tokio::select! {
+                biased;
+                report = reports.recv() => {
+                    let Some(report) = report else { break };
+                    counted.1 += 1;
+                    self.take(report, &mut pending);
+                    while let Ok(report) = reports.try_recv() {
+                        counted.1 += 1;
+                        self.take(report, &mut pending);
+                    }
+                }
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+                () = self.closing.cancelled(), if wait.is_none() => break,
+            }
+            self.measure(&mut counted);
+            let last = self.closing.is_cancelled();
+            if self.flush(&mut pending, last).await {
+                backoff = Duration::from_millis(100);
+            } else {
+                backoff = (backoff * 2).min(Duration::from_secs(2));
             }
         }
+        // What the channel still held when the worker closed.
+        while let Ok(report) = reports.try_recv() {
+            self.take(report, &mut pending);
+        }
+        self.flush(&mut pending, true).await;
+    }
+
+    /// The rate at which jobs end, over at least 50 ms; it falls when nothing ends.
+    fn measure(&self, counted: &mut (Instant, usize)) {
+        let elapsed = counted.0.elapsed();
+        if elapsed < Duration::from_millis(50) {
+            return;
+        }
+        let now = (counted.1 as f64 / elapsed.as_secs_f64()) as usize;
+        let before = self.shared.rate.load(Ordering::Relaxed);
+        self.shared
+            .rate
+            .store(if now > before { now.midpoint(before) } else { now }, Ordering::Relaxed);
+        *counted = (Instant::now(), 0);
+    }
+
+    fn take(&self, report: Report, pending: &mut Pending) {
+        let outcome = match &report.ended {
+            Ended::Completed => "done",
+            Ended::Settle(settled) => settled.outcome.word(),
+            Ended::Lost => "lost",
+        };
+        metrics::counter!("causelist_jobs_finished_total",
+            "kind" => report.kind.clone(), "queue" => report.queue, "outcome" => outcome)
+        .increment(1);
+        metrics::histogram!("causelist_job_run_seconds", "kind" => report.kind).record(report.ran.as_secs_f64());
+        match report.ended {
+            Ended::Settle(settled) => pending.add(report.fence, settled),
+            Ended::Completed => self.freed(report.fence, [report.id]),
+            Ended::Lost => {
+                metrics::counter!("causelist_stale_settles_total").increment(1);
+                self.freed(report.fence, [report.id]);
+            }
+        }
+    }
+
+    fn freed(&self, fence: i64, ids: impl IntoIterator<Item = JobId>) {
+        self.shared.forget(fence, ids);
+        self.shared.wake.notify_one();
+    }
+
+    /// Settles every claim that is complete, and of the others what has waited long enough (`all`:
+    /// whatever there is). False when the database did not let it.
+    async fn flush(&self, pending: &mut Pending, all: bool) -> bool {
+        let (whole, parts) = pending.due(&self.shared, all);
+        let mut well = true;
+        if !whole.is_empty() {
+            let claims: Vec<(i64, &[Settled])> = whole.iter().map(|(f, batch)| (*f, batch.as_slice())).collect();
+            let count: usize = claims.iter().map(|(_, batch)| batch.len()).sum();
+            match settle::settle_whole(&self.pool, &claims).await {
+                Ok(recorded) => {
+                    self.settled(count, recorded);
+                    for (fence, batch) in whole {
+                        self.freed(fence, batch.iter().map(|s| s.id));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not settle; trying again");
+                    well = false;
+                    for (fence, batch) in whole {
+                        self.put_back(pending, fence, batch);
+                    }
+                }
+            }
+        }
+        for (fence, batch) in parts {
+            let result = match self.pool.acquire().await {
+                Ok(mut db) => settle::settle(&mut db, fence, &batch).await,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(recorded) => {
+                    self.settled(batch.len(), recorded);
+                    self.freed(fence, batch.iter().map(|s| s.id));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, fence, "could not settle; trying again");
+                    well = false;
+                    self.put_back(pending, fence, batch);
+                }
+            }
+        }
+        well
+    }
+
+    fn settled(&self, sent: usize, recorded: u64) {
+        let stale = (sent as u64).saturating_sub(recorded);
+        if stale > 0 {
+            tracing::warn!(stale, "settles refused: the lease had been lost");
+            metrics::counter!("causelist_stale_settles_total").increment(stale);
+        }
+    }
+
+    /// After the lease's end its jobs are another worker's: nothing more to settle then.
+    fn put_back(&self, pending: &mut Pending, fence: i64, batch: Vec<Settled>) {
+        if self.shared.leases().contains_key(&fence) {
+            for settled in batch {
+                pending.add(fence, settled);
+            }
+        }
+    }
+}
+
+/// What has ended of one claim.
+type Batch = (i64, Vec<Settled>);
+
+/// What has ended and is not settled, by claim.
+#[derive(Debug, Default)]
+struct Pending(HashMap<i64, (Instant, Vec<Settled>)>);
+
+impl Pending {
+    fn add(&mut self, fence: i64, settled: Settled) {
+        self.0
+            .entry(fence)
+            .or_insert_with(|| (Instant::now(), Vec::new()))
+            .1
+            .push(settled);
+    }
+
+    /// How long until something must be looked at again: none when nothing is pending.
+    fn wait(&self, backoff: Duration) -> Option<Duration> {
+        let oldest = self.0.values().map(|(since, _)| *since).min()?;
+        let left = LINGER.saturating_sub(oldest.elapsed());
+        // What lingered already and is still here could not be settled.
+        Some(if left.is_zero() { backoff } else { left })
+    }
+
+    /// Takes out what is to be settled now: complete claims whose every job is done, and the others
+    /// that have lingered.
+    fn due(&mut self, shared: &Shared, all: bool) -> (Vec<Batch>, Vec<Batch>) {
+        let leases = shared.leases();
+        let mut whole = Vec::new();
+        let mut parts = Vec::new();
+        let fences: Vec<i64> = self.0.keys().copied().collect();
+        for fence in fences {
+            let Some((since, batch)) = self.0.get(&fence) else {
+                continue;
+            };
+            // Of a claim that was let go, only these few are known to have ended.
+            let lease = leases.get(&fence);
+            let complete = lease.is_some_and(|l| l.jobs.len() == batch.len());
+            if !complete && lease.is_some() && !all && since.elapsed() < LINGER {
+                continue;
+            }
+            let Some((_, batch)) = self.0.remove(&fence) else {
+                continue;
+            };
+            if complete && batch.iter().all(Settled::is_plain) {
+                whole.push((fence, batch));
+            } else {
+                parts.push((fence, batch));
+            }
+        }
+        (whole, parts)
     }
 }

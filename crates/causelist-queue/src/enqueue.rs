@@ -286,10 +286,11 @@ pub async fn enqueue(db: &mut PgConnection, job: NewJob) -> Result<Enqueued, Enq
         .ok_or_else(|| EnqueueError::Database(sqlx::Error::RowNotFound))
 }
 
-/// One statement for any number of jobs without keys: the job rows, then where they wait.
+/// One statement for any number of jobs without keys: the job rows, then where they wait. Whether a
+/// job is due is decided once: the clock goes on while the statement runs.
 const PLAIN: &str = "
 with new as materialized (
-    select causelist.new_job_id() as id, n.*
+    select causelist.new_job_id() as id, coalesce(n.run_at <= clock_timestamp(), true) as due, n.*
     from unnest($1::text[], $2::text[], $3::smallint[], $4::uuid[], $5::jsonb[], $6::smallint[],
                 $7::timestamptz[], $8::bigint[], $9::text[])
          with ordinality n(kind, queue, priority, tenant, args, max_attempts, run_at, parent, trace, pos)),
@@ -299,17 +300,17 @@ put as (
 now_ready as (
     insert into causelist.ready (queue, priority, rank, id, attempt)
     select queue, priority, (date_part('epoch', coalesce(run_at, clock_timestamp())) * 1e6)::bigint, id, 0
-    from new where run_at is null or run_at <= clock_timestamp()),
+    from new where due),
 later as (
     insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
-    select run_at, id, queue, priority, 0, 'run_at' from new where run_at > clock_timestamp())
+    select run_at, id, queue, priority, 0, 'run_at' from new where not due)
 select id, pos from new";
 
 /// The same for jobs with keys. A key that is taken by an unexpired holder yields no row; an expired
 /// one is taken over. A key in two rows of one call is the caller's duty to avoid.
 const KEYED: &str = "
 with asked as materialized (
-    select causelist.new_job_id() as id, n.*
+    select causelist.new_job_id() as id, coalesce(n.run_at <= clock_timestamp(), true) as due, n.*
     from unnest($1::text[], $2::text[], $3::smallint[], $4::uuid[], $5::jsonb[], $6::smallint[],
                 $7::timestamptz[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::timestamptz[])
          with ordinality n(kind, queue, priority, tenant, args, max_attempts, run_at, parent, trace,
@@ -329,17 +330,18 @@ put as (
 now_ready as (
     insert into causelist.ready (queue, priority, rank, id, attempt)
     select queue, priority, (date_part('epoch', coalesce(run_at, clock_timestamp())) * 1e6)::bigint, id, 0
-    from new where run_at is null or run_at <= clock_timestamp()),
+    from new where due),
 later as (
     insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
-    select run_at, id, queue, priority, 0, 'run_at' from new where run_at > clock_timestamp())
+    select run_at, id, queue, priority, 0, 'run_at' from new where not due)
 select id, pos from new";
 
 const HOLDERS: &str = "
 select n.pos, k.job_id
 from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality n(tenant, kind, key, pos)
 join causelist.job_key k
-  on k.tenant = coalesce(n.tenant, '00000000-0000-0000-0000-000000000000') and k.kind = n.kind and k.key = n.key";
+  on k.tenant = coalesce(n.tenant, '00000000-0000-0000-0000-000000000000') and k.kind = n.kind and k.key = n.key
+ and (k.expires_at is null or k.expires_at > clock_timestamp())";
 
 /// Enqueues many jobs in one go; all or none. The answer has one entry per job, in order.
 ///
@@ -357,10 +359,15 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
             out[plain[pos]] = Some(Enqueued { id, duplicate: false });
         }
     }
-    // A holder may finish, and so free its key, between the insert that met it and the look at who
-    // it was: then the key is free and the insert is tried again. Two rounds do nearly always.
+    // Looked up before inserted: an insert that meets a key locks its row, and so would keep the
+    // holder from being settled until the caller commits. A holder may come or go between the two,
+    // then it is tried again; two rounds do nearly always.
     let mut open = keyed;
     for _ in 0..10 {
+        for (id, pos) in holders(db, jobs, &open).await? {
+            out[open[pos]] = Some(Enqueued { id, duplicate: true });
+        }
+        open.retain(|i| out[*i].is_none());
         if open.is_empty() {
             break;
         }
@@ -381,11 +388,7 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
         for (id, pos) in insert(db, KEYED, jobs, &now).await? {
             out[now[pos]] = Some(Enqueued { id, duplicate: false });
         }
-        let rest: Vec<usize> = now.into_iter().filter(|i| out[*i].is_none()).chain(again).collect();
-        for (id, pos) in holders(db, jobs, &rest).await? {
-            out[rest[pos]] = Some(Enqueued { id, duplicate: true });
-        }
-        open = rest.into_iter().filter(|i| out[*i].is_none()).collect();
+        open = now.into_iter().filter(|i| out[*i].is_none()).chain(again).collect();
     }
     let made: Option<Vec<Enqueued>> = out.into_iter().collect();
     let made = made.ok_or_else(|| {

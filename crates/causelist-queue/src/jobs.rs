@@ -1,4 +1,4 @@
-//! Looking at jobs and acting on them: list, show, cancel, retry, wait.
+//! Looking at jobs and acting on them: list, show, cancel, wait.
 
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ select j.id, j.kind, j.queue, j.priority, j.tenant, coalesce(causelist.job_state
 from causelist.job j
 left join lateral (
     select a.finished_at, a.error, a.result from causelist.attempt a
-    where a.job_id = j.id order by a.fence desc limit 1) last on true";
+    where a.job_id = j.id order by a.finished_at desc, a.fence desc limit 1) last on true";
 
 /// Lists jobs.
 ///
@@ -143,7 +143,7 @@ pub async fn show(db: &mut PgConnection, id: JobId) -> sqlx::Result<Option<(JobR
     let Some(record) = record else { return Ok(None) };
     let attempts = sqlx::query_as(
         "select attempt, outcome, worker, claimed_at, started_at, finished_at, error, result
-         from causelist.attempt where job_id = $1 order by fence",
+         from causelist.attempt where job_id = $1 order by finished_at, fence",
     )
     .bind(id)
     .fetch_all(db)
@@ -170,6 +170,26 @@ pub enum CancelEffect {
 /// # Errors
 /// When the database can't be reached.
 pub async fn cancel(pool: &PgPool, id: JobId) -> sqlx::Result<CancelEffect> {
+    // A job may move while it is looked for: come due, be claimed, be given back. Then again.
+    for _ in 0..10 {
+        if let Some(effect) = try_cancel(pool, id).await? {
+            return Ok(effect);
+        }
+    }
+    request_cancel(&mut *pool.acquire().await?, id).await?;
+    Ok(CancelEffect::Requested)
+}
+
+async fn request_cancel(db: &mut PgConnection, id: JobId) -> sqlx::Result<()> {
+    sqlx::query("insert into causelist.cancel_request (id) values ($1) on conflict do nothing")
+        .bind(id)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// None: the job was in none of the places, since it moved between the looks at them.
+async fn try_cancel(pool: &PgPool, id: JobId) -> sqlx::Result<Option<CancelEffect>> {
     let mut tx = pool.begin().await?;
     let stopped: i64 = sqlx::query_scalar(
         "with r as (delete from causelist.ready where id = $1 returning id, attempt),
@@ -179,7 +199,9 @@ pub async fn cancel(pool: &PgPool, id: JobId) -> sqlx::Result<CancelEffect> {
                   insert into causelist.attempt (job_id, attempt, fence, outcome, worker, claimed_at, error)
                   select id, (attempt + 1)::smallint, 0, 'cancelled', '00000000-0000-0000-0000-000000000000', now(),
                          'cancelled before it started' from gone),
-              freed as (delete from causelist.job_key k using gone where k.job_id = gone.id and k.hold = 'while')
+              freed as (delete from causelist.job_key k using gone where k.job_id = gone.id and k.hold = 'while'),
+              -- One from an attempt before, that ended before it was heard.
+              heard as (delete from causelist.cancel_request c using gone where c.id = gone.id)
          select count(*) from gone",
     )
     .bind(id)
@@ -187,7 +209,7 @@ pub async fn cancel(pool: &PgPool, id: JobId) -> sqlx::Result<CancelEffect> {
     .await?;
     if stopped > 0 {
         tx.commit().await?;
-        return Ok(CancelEffect::Cancelled);
+        return Ok(Some(CancelEffect::Cancelled));
     }
     let state: Option<String> = sqlx::query_scalar("select causelist.job_state($1)")
         .bind(id)
@@ -195,39 +217,15 @@ pub async fn cancel(pool: &PgPool, id: JobId) -> sqlx::Result<CancelEffect> {
         .await?;
     let effect = match state.as_deref() {
         Some("running") => {
-            sqlx::query("insert into causelist.cancel_request (id) values ($1) on conflict do nothing")
-                .bind(id)
-                .execute(&mut *tx)
-                .await?;
+            request_cancel(&mut tx, id).await?;
             CancelEffect::Requested
         }
-        // It became ready, or was claimed, between the two statements.
-        Some("ready" | "scheduled") => CancelEffect::Requested,
+        Some("ready" | "scheduled") => return Ok(None),
         Some(_) => CancelEffect::Finished,
         None => CancelEffect::Unknown,
     };
     tx.commit().await?;
-    Ok(effect)
-}
-
-/// Takes a dead letter back into its queue, with all its attempts before it. False when the job is
-/// not among the dead letters.
-///
-/// # Errors
-/// When the database can't be reached.
-pub async fn retry_dead(db: &mut PgConnection, id: JobId) -> sqlx::Result<bool> {
-    let revived: i64 = sqlx::query_scalar(
-        "with d as (delete from causelist.dead where id = $1 returning id),
-              back as (
-                  insert into causelist.ready (queue, priority, rank, id, attempt)
-                  select j.queue, j.priority, (date_part('epoch', clock_timestamp()) * 1e6)::bigint, j.id, 0
-                  from d join causelist.job j on j.id = d.id)
-         select count(*) from d",
-    )
-    .bind(id)
-    .fetch_one(db)
-    .await?;
-    Ok(revived > 0)
+    Ok(Some(effect))
 }
 
 /// Waits until a job has finished for good; none when it has not by then.

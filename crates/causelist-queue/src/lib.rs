@@ -9,13 +9,17 @@
 mod backend;
 mod claim;
 mod cx;
+mod dead;
 mod driver;
 mod enqueue;
 mod error;
 mod job;
 mod jobs;
+mod lease;
 mod migrate;
+pub mod queues;
 mod registry;
+pub mod retention;
 mod run;
 pub mod schedule;
 mod settle;
@@ -26,12 +30,13 @@ mod wake;
 mod worker;
 
 pub use cx::{FencedTx, JobCx, States};
+pub use dead::{
+    DEAD_REASONS, DeadCause, DeadFilter, KeyTaken, Retried, count_dead, dead_causes, purge_dead, retry_dead,
+};
 pub use enqueue::{Enqueued, Hold, Limits, NewJob, enqueue, enqueue_many};
 pub use error::{EnqueueError, db_error};
 pub use job::{Job, PlannedJob};
-pub use jobs::{
-    AttemptRecord, CancelEffect, JobFilter, JobRecord, STATES, cancel, list, retry_dead, show, wait_until_finished,
-};
+pub use jobs::{AttemptRecord, CancelEffect, JobFilter, JobRecord, STATES, cancel, list, show, wait_until_finished};
 pub use migrate::{applied, migrate, pending};
 pub use registry::Registry;
 pub use wake::notify_ready;

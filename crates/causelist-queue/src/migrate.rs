@@ -1,16 +1,21 @@
 //! Causelist's own schema: numbered migrations, embedded in the binary.
 
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 
 /// Where sqlx keeps its list: in Causelist's schema, so that a host that uses sqlx itself is not
 /// disturbed.
 const TABLE: &str = "causelist._migrations";
 
+/// The advisory lock of whoever migrates.
+const LOCK: i64 = 7_205_759_403_792_794;
+
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!("../../migrations");
     migrator.dangerous_set_table_name(TABLE);
     migrator.create_schema("causelist");
+    // sqlx's own lock belongs to a session; see `migrate`.
+    migrator.set_locking(false);
     migrator
 }
 
@@ -21,7 +26,17 @@ fn migrator() -> Migrator {
 /// When the database can't be reached, a migration fails (it leaves nothing behind) or an applied
 /// migration differs from the one in this binary.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    migrator().run(pool).await
+    // A transaction holds the lock, on a connection of its own: behind a pooler in transaction mode
+    // a session's lock would stay with a session that is not ours.
+    let mut keeper = PgConnection::connect_with(&pool.connect_options()).await?;
+    let mut lock = keeper.begin().await?;
+    sqlx::query("select pg_advisory_xact_lock($1)")
+        .bind(LOCK)
+        .execute(&mut *lock)
+        .await?;
+    let done = migrator().run(pool).await;
+    lock.rollback().await?;
+    done
 }
 
 /// The versions that the database has.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use causelist_core::{JobError, JobId};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use crate::claim::SHRINK;
 
@@ -98,6 +98,13 @@ pub(crate) struct Settled {
     pub(crate) outcome: Outcome,
 }
 
+impl Settled {
+    /// Done, and no key to free: needs nothing but its row.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.outcome, Outcome::Done(_)) && !self.keyed
+    }
+}
+
 /// Results larger than this are not stored, in bytes of JSON text.
 const RESULT_LIMIT: usize = 64 * 1024;
 /// Errors are cut to this many characters.
@@ -124,13 +131,15 @@ pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled])
              select clock_timestamp() + make_interval(secs => r.delay), j.id, j.queue, j.priority,
                     case r.outcome when 'snooze' then r.attempt - 1 else r.attempt end, r.outcome
              from r join causelist.job j on j.id = r.id where r.delay is not null),
-         died as (
-             insert into causelist.dead (id, kind, tenant, attempt, reason, error)
-             select j.id, j.kind, j.tenant, r.attempt, r.dead, r.error
-             from r join causelist.job j on j.id = r.id where r.dead is not null),
          freed as (
              delete from causelist.job_key k using r
-             where r.keyed and r.delay is null and k.job_id = r.id and k.hold = 'while'),
+             where r.keyed and r.delay is null and k.job_id = r.id and k.hold = 'while'
+             returning k.job_id, k.key),
+         died as (
+             insert into causelist.dead (id, kind, tenant, attempt, reason, error, key)
+             select j.id, j.kind, j.tenant, r.attempt, r.dead, r.error, freed.key
+             from r join causelist.job j on j.id = r.id left join freed on freed.job_id = r.id
+             where r.dead is not null),
          stopped as (
              delete from causelist.cancel_request c
              where c.id = any (array(select id from r where delay is null)))
@@ -160,6 +169,35 @@ pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled])
         .fetch_one(db)
         .await?;
     Ok(recorded.unsigned_abs())
+}
+
+/// Records claims of which every job is done, and removes them: the common case, with the least to
+/// do. Each batch must be all that is left in its claim, and [`Settled::is_plain`]. Returns how many
+/// attempts were recorded; none of those whose claim another worker has taken over.
+pub(crate) async fn settle_whole(pool: &PgPool, claims: &[(i64, &[Settled])]) -> sqlx::Result<u64> {
+    let each = || {
+        claims
+            .iter()
+            .flat_map(|(fence, batch)| batch.iter().map(move |s| (*fence, s)))
+    };
+    let recorded = sqlx::query(
+        "with gone as (
+             delete from causelist.claim where id = any ($1) returning id, worker, claimed_at)
+         insert into causelist.attempt (job_id, attempt, fence, outcome, worker, claimed_at, started_at, result)
+         select r.id, r.attempt, r.fence, 'done', gone.worker, gone.claimed_at, r.started_at, r.result
+         from unnest($2::bigint[], $3::bigint[], $4::smallint[], $5::timestamptz[], $6::jsonb[])
+              r(fence, id, attempt, started_at, result)
+         join gone on gone.id = r.fence",
+    )
+    .bind(claims.iter().map(|(fence, _)| *fence).collect::<Vec<_>>())
+    .bind(each().map(|(fence, _)| fence).collect::<Vec<_>>())
+    .bind(each().map(|(_, s)| s.id).collect::<Vec<_>>())
+    .bind(each().map(|(_, s)| s.attempt).collect::<Vec<_>>())
+    .bind(each().map(|(_, s)| s.started_at).collect::<Vec<_>>())
+    .bind(each().map(|(_, s)| stored_result(&s.outcome)).collect::<Vec<_>>())
+    .execute(pool)
+    .await?;
+    Ok(recorded.rows_affected())
 }
 
 /// PostgreSQL can't store NUL; an error's text must never be what keeps a job from being settled.

@@ -1,21 +1,24 @@
-//! For tests of jobs: one job through a real enqueue, claim, run and settle, without a worker.
+//! For tests: one job through a real enqueue, claim, run and settle, without a worker; and a [`Hand`]
+//! that takes each step of a worker on its own.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use causelist_core::{JobError, SystemClock, TenantId};
+use causelist_core::{Clock, JobError, JobId, SystemClock, TenantId};
 use serde_json::Value;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::claim::claim;
-use crate::cx::States;
+use crate::claim::{self, Claimed, claim};
+use crate::cx::{JobCx, States};
 use crate::enqueue::{NewJob, enqueue};
 use crate::job::{Job, PlannedJob};
 use crate::registry::Registry;
 use crate::run::{Ended, Runtime};
-use crate::settle::{Outcome, settle};
+use crate::settle::{Outcome, Settled, settle, settle_whole};
+use crate::upkeep;
 
 /// Runs a planned job (really, or as a dry run, as its arguments say) and gives its result.
 ///
@@ -93,4 +96,156 @@ async fn run_one(pool: &PgPool, registry: Registry, new: NewJob, states: States)
             }
         }
     }
+}
+
+/// What a worker does, one step at a time, in whatever order a test wants.
+#[derive(Debug)]
+pub struct Hand {
+    pool: PgPool,
+    id: Uuid,
+}
+
+/// A job in a [`Hand`]. It stays one when the lease is lost, so that a test can try to use it.
+#[derive(Debug)]
+pub struct Taken(Claimed);
+
+impl Taken {
+    /// The job.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.0.id
+    }
+
+    /// The number of this attempt.
+    #[must_use]
+    pub fn attempt(&self) -> i16 {
+        self.0.attempt
+    }
+
+    /// The fence under which it was claimed.
+    #[must_use]
+    pub fn fence(&self) -> i64 {
+        self.0.fence
+    }
+}
+
+impl Hand {
+    /// The delay of every retry that names none: long enough for a test to notice.
+    pub const BACKOFF: Duration = Duration::from_secs(3600);
+
+    /// A worker of its own.
+    #[must_use]
+    pub fn new(pool: &PgPool) -> Self {
+        Self {
+            pool: pool.clone(),
+            id: Uuid::new_v4(),
+        }
+    }
+
+    /// Claims up to `limit` jobs of a queue.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn claim(&self, queue: &str, limit: usize, lease: Duration) -> sqlx::Result<Vec<Taken>> {
+        let jobs = claim(&self.pool, self.id, queue, limit, lease).await?;
+        Ok(jobs.into_iter().map(Taken).collect())
+    }
+
+    /// Settles jobs of one claim as their ends say; gives how many were recorded.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn settle(&self, fence: i64, ends: &[(&Taken, Result<Value, JobError>)]) -> sqlx::Result<u64> {
+        let batch: Vec<Settled> = ends
+            .iter()
+            .filter_map(|(Taken(job), end)| {
+                let outcome = match end {
+                    Ok(value) => Outcome::Done(value.clone()),
+                    Err(error) => Outcome::of_error(error.clone(), job.attempt, job.max_attempts, Self::BACKOFF)?,
+                };
+                Some(Settled {
+                    id: job.id,
+                    attempt: job.attempt,
+                    keyed: job.keyed,
+                    started_at: SystemClock.now(),
+                    outcome,
+                })
+            })
+            .collect();
+        settle(&mut *self.pool.acquire().await?, fence, &batch).await
+    }
+
+    /// Settles a claim of which every job left is done, and none has a key; gives how many were
+    /// recorded.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn settle_whole(&self, fence: i64, jobs: &[&Taken]) -> sqlx::Result<u64> {
+        let batch: Vec<Settled> = jobs
+            .iter()
+            .map(|Taken(job)| Settled {
+                id: job.id,
+                attempt: job.attempt,
+                keyed: job.keyed,
+                started_at: SystemClock.now(),
+                outcome: Outcome::Done(serde_json::json!({})),
+            })
+            .collect();
+        settle_whole(&self.pool, &[(fence, &batch)]).await
+    }
+
+    /// Gives jobs of one claim back as never started; whether the claim still held any of them.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn release(&self, fence: i64, jobs: &[&Taken]) -> sqlx::Result<bool> {
+        let jobs: Vec<&Claimed> = jobs.iter().map(|t| &t.0).collect();
+        Ok(claim::release(&mut *self.pool.acquire().await?, fence, &jobs).await? > 0)
+    }
+
+    /// Renews claims; gives those that still hold, and which of the jobs somebody wants stopped.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn renew(&self, fences: &[i64], ids: &[JobId], lease: Duration) -> sqlx::Result<(Vec<i64>, Vec<JobId>)> {
+        let renewed = claim::renew(&self.pool, fences, ids, lease).await?;
+        Ok((renewed.held, renewed.cancel))
+    }
+
+    /// The context with which a worker would run the job.
+    #[must_use]
+    pub fn cx(&self, Taken(job): &Taken) -> JobCx {
+        JobCx {
+            id: job.id,
+            tenant: job.tenant,
+            attempt: job.attempt,
+            max_attempts: job.max_attempts,
+            keyed: job.keyed,
+            fence: job.fence,
+            trace: job.trace.clone(),
+            now: job.created_at,
+            started_at: SystemClock.now(),
+            pool: self.pool.clone(),
+            states: States::default(),
+            cancel: CancellationToken::new(),
+            completed: AtomicBool::new(false),
+        }
+    }
+}
+
+/// Moves what has come due to where it can be claimed; gives the queues.
+///
+/// # Errors
+/// What the database says.
+pub async fn promote(pool: &PgPool) -> sqlx::Result<Vec<String>> {
+    upkeep::promote(pool).await
+}
+
+/// Takes the jobs of expired claims away; gives how many run again and how many are dead.
+///
+/// # Errors
+/// What the database says.
+pub async fn rescue(pool: &PgPool) -> sqlx::Result<(i64, i64)> {
+    let rescued = upkeep::rescue(pool).await?;
+    Ok((rescued.again, rescued.dead))
 }

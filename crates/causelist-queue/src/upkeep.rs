@@ -76,13 +76,14 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<Rescued> {
                         case when attempt <= 1 then 0 else random() * least(600, 2 ^ least(attempt, 20)) end),
                     id, queue, priority, attempt, 'crashed'
              from each where not last and not cancelled returning 1),
-         died as (
-             insert into causelist.dead (id, kind, tenant, attempt, reason, error)
-             select id, kind, tenant, attempt, 'crashed', 'its worker died in each of its attempts'
-             from each where last and not cancelled returning 1),
          freed as (
              delete from causelist.job_key k using each
-             where k.job_id = each.id and k.hold = 'while' and (each.last or each.cancelled)),
+             where k.job_id = each.id and k.hold = 'while' and (each.last or each.cancelled)
+             returning k.job_id, k.key),
+         died as (
+             insert into causelist.dead (id, kind, tenant, attempt, reason, error, key)
+             select id, kind, tenant, attempt, 'crashed', 'its worker died in each of its attempts', freed.key
+             from each left join freed on freed.job_id = each.id where last and not cancelled returning 1),
          stopped as (
              delete from causelist.cancel_request r using each where r.id = each.id and each.cancelled)
          select (select count(*) from gone), (select count(*) from again), (select count(*) from died)",

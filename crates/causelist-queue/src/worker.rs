@@ -14,8 +14,10 @@ use uuid::Uuid;
 
 use crate::backend::{PgBackend, RunService, SettleLayer};
 use crate::cx::States;
-use crate::driver::{Driver, Shared, keep_leases};
+use crate::driver::{Driver, Shared};
+use crate::lease::keep_leases;
 use crate::registry::Registry;
+use crate::retention::{self, Retention};
 use crate::run::Runtime;
 use crate::{upkeep, wake};
 
@@ -64,6 +66,7 @@ pub struct Worker {
     states: States,
     clock: Arc<dyn Clock>,
     options: WorkerOptions,
+    retention: Retention,
 }
 
 impl Worker {
@@ -84,7 +87,15 @@ impl Worker {
             states,
             clock,
             options,
+            retention: Retention::default(),
         }
+    }
+
+    /// How long this worker keeps the fleet's history, if not for 30 days.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
     }
 
     /// The id of this process start, under which its claims and attempts are recorded.
@@ -101,7 +112,7 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerFailed> {
         let options = self.options.clone();
         let wake = Arc::new(Notify::new());
-        let shared = Arc::new(Shared::new(Arc::clone(&wake)));
+        let shared = Arc::new(Shared::new(options.concurrency, Arc::clone(&wake)));
         let (reports, inbox) = mpsc::unbounded_channel();
         let closing = CancellationToken::new();
         let halt = CancellationToken::new();
@@ -112,11 +123,12 @@ impl Worker {
             id: self.id,
             options: options.clone(),
             shared: Arc::clone(&shared),
-            reports: inbox,
             shutdown: shutdown.clone(),
             closing: closing.clone(),
         };
-        let driver = tokio::spawn(driver.run());
+        // A set, so that it ends with this future when that is dropped: nobody would run what it claims.
+        let mut driving = tokio::task::JoinSet::new();
+        driving.spawn(driver.run(inbox));
         let mut beside = tokio::task::JoinSet::new();
         beside.spawn(keep_leases(
             self.pool.clone(),
@@ -130,6 +142,7 @@ impl Worker {
             Arc::clone(&wake),
             over.clone(),
         ));
+        beside.spawn(retention::keep(self.pool.clone(), self.retention.clone(), over.clone()));
         beside.spawn(keep_alive(
             self.pool.clone(),
             self.card(),
@@ -148,6 +161,7 @@ impl Worker {
             halt: halt.clone(),
         });
         let settle = SettleLayer {
+            shared: Arc::clone(&shared),
             reports,
             clock: Arc::clone(&self.clock),
         };
@@ -183,10 +197,9 @@ impl Worker {
             .await;
         // Had the worker failed by itself, the driver would wait for ever.
         if ended.is_ok() {
-            let _ = tokio::time::timeout(Duration::from_secs(10), driver).await;
-        } else {
-            driver.abort();
+            let _ = tokio::time::timeout(Duration::from_secs(10), driving.join_next()).await;
         }
+        driving.abort_all();
         over.cancel();
         beside.shutdown().await;
         let _ = sqlx::query("delete from causelist.worker where id = $1")

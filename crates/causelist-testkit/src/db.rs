@@ -11,6 +11,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, query, query_scalar, raw_sql};
 
+use crate::pooler::is_pooled;
 use crate::server::Server;
 
 /// Numbers the databases of this process.
@@ -21,6 +22,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct TestDb {
     name: String,
     url: String,
+    direct_url: String,
     pool: PgPool,
 }
 
@@ -46,9 +48,14 @@ impl TestDb {
         &self.pool
     }
 
-    /// The database's URL (TCP, a superuser).
+    /// The database's URL (a superuser; TCP, unless there is a pooler).
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The URL past the pooler, if there is one: for logins of a test's own.
+    pub fn direct_url(&self) -> &str {
+        &self.direct_url
     }
 
     /// The database's name.
@@ -69,9 +76,15 @@ impl TestDb {
         };
         let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         create(&mut admin(server).await?, server, &name, &template).await?;
-        let url = server.endpoint.url_of(&name);
+        let url = server.url_of(&name);
+        let direct_url = server.endpoint.url_of(&name);
         let pool = connect_pool(&url, 10).await?;
-        Ok(TestDb { name, url, pool })
+        Ok(TestDb {
+            name,
+            url,
+            direct_url,
+            pool,
+        })
     }
 }
 
@@ -121,11 +134,21 @@ async fn admin(server: &Server) -> Result<PgConnection> {
         .context("connect to the tests' PostgreSQL")
 }
 
+/// A pool over a test's database, for a process or runtime that has only its URL.
+pub async fn connect(url: &str, max_connections: u32) -> PgPool {
+    or_panic(connect_pool(url, max_connections).await)
+}
+
 async fn connect_pool(url: &str, max_connections: u32) -> Result<PgPool> {
+    let mut options = PgConnectOptions::from_str(url)?;
+    if is_pooled() {
+        // As the product does it: a pooler refuses parameters that it does not know.
+        options = options.extra_float_digits(None);
+    }
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(60))
-        .connect_with(PgConnectOptions::from_str(url)?)
+        .connect_with(options)
         .await
         .context("connect to a test's database")
 }

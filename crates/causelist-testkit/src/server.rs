@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use causelist_pg::{Cluster, Endpoint, Options, PgBinaries, find_binaries};
 use tokio::sync::OnceCell;
 
+use crate::pooler::{Pooler, is_pooled};
+
 /// How often a process says that it still uses the server; the keeper waits for a minute at least.
 const TOUCH_EVERY: Duration = Duration::from_secs(10);
 
@@ -20,6 +22,7 @@ static SERVER: OnceCell<Server> = OnceCell::const_new();
 pub(crate) struct Server {
     pub(crate) endpoint: Endpoint,
     pub(crate) major: u16,
+    pooler: Option<Pooler>,
     files: Files,
 }
 
@@ -43,6 +46,13 @@ impl Server {
         SERVER
             .get_or_try_init(|| async { tokio::task::spawn_blocking(Server::find_or_start).await? })
             .await
+    }
+
+    /// The URL under which tests reach a database.
+    pub(crate) fn url_of(&self, database: &str) -> String {
+        self.pooler
+            .as_ref()
+            .map_or_else(|| self.endpoint.url_of(database), |pooler| pooler.url_of(database))
     }
 
     /// Waits until no other process has this lock. The system lets go of it when the holder ends.
@@ -87,8 +97,10 @@ impl Server {
                 touch(&touched);
             }
         });
+        let pooler = is_pooled().then(|| Pooler::start(&endpoint)).transpose()?;
         Ok(Server {
             endpoint,
+            pooler,
             major: bin.major(),
             files,
         })

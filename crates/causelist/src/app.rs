@@ -12,12 +12,14 @@ use causelist_gst::{
 use causelist_notify::{
     DeliverMessages, Letterhead, LinkSigner, Maildir, Mailer, SmtpSettings, SmtpTransport, SweepMessages, Transport,
 };
+use causelist_queue::retention::{Archive, Retention};
 use causelist_queue::{Registry, States, WorkerOptions};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::cli::Failure;
-use crate::config::{Config, MailMode};
+use crate::config::{ArchiveMode, Config, MailMode};
+use crate::pooler;
 
 /// Settings, database and kinds.
 #[derive(Debug)]
@@ -66,6 +68,11 @@ pub fn pool(config: &Config) -> Result<PgPool, Failure> {
             Failure::input("the database URL can't be read; it looks like postgres://user:password@host:5432/database")
         })?
         .application_name("causelist");
+    let options = if config.database.pooler {
+        pooler::options(options)
+    } else {
+        options
+    };
     Ok(PgPoolOptions::new()
         .max_connections(config.database.pool_size)
         .acquire_timeout(Duration::from_secs(10))
@@ -90,6 +97,9 @@ impl App {
     /// When a setting is unusable, the database can't be reached or lacks migrations.
     pub async fn new(config: Config, runs_jobs: bool) -> Result<Self, Failure> {
         let pool = pool(&config)?;
+        if config.database.pooler {
+            pooler::check(&pool).await?;
+        }
         let host = Arc::new(host(&config)?);
         let pending = causelist_queue::pending(&mut *pool.acquire().await?).await?;
         if !pending.is_empty() {
@@ -130,8 +140,22 @@ impl App {
             lease: set.lease,
             poll: set.poll,
             grace: set.shutdown_grace,
-            listen: set.listen,
+            listen: set.listen && !self.config.database.pooler,
         }
+    }
+}
+
+/// How long the fleet's history is kept.
+#[must_use]
+pub fn retention(config: &Config) -> Retention {
+    let set = &config.retention;
+    Retention {
+        details: Duration::from_secs(u64::from(set.details_days) * 86_400),
+        archive: match set.archive {
+            ArchiveMode::Off => Archive::Off,
+            ArchiveMode::Table => Archive::Table,
+            ArchiveMode::File => Archive::Files((&set.archive_dir).into()),
+        },
     }
 }
 

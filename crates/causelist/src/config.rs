@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
 pub use layers::Source;
+pub(crate) use value::parse_duration;
 
 use layers::Layers;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub scheduler: Scheduler,
     /// `[queue]`
     pub queue: Queue,
+    /// `[retention]`
+    pub retention: Retention,
     /// `[mail]`
     pub mail: Mail,
     /// `[links]`
@@ -56,6 +59,8 @@ pub struct Database {
     pub app_schema: String,
     /// The most connections of this process.
     pub pool_size: u32,
+    /// Whether a pooler in transaction mode stands before it.
+    pub pooler: bool,
 }
 
 /// The HTTP API.
@@ -111,6 +116,29 @@ pub struct Scheduler {
 pub struct Queue {
     /// The largest arguments of a job, in KiB.
     pub payload_limit_kib: usize,
+}
+
+/// Where history goes when its time has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArchiveMode {
+    /// Nowhere.
+    Off,
+    /// Into tables beside the queue's.
+    Table,
+    /// Into files.
+    File,
+}
+
+/// How long history is kept.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Retention {
+    /// Days that jobs and their attempts are kept.
+    pub details_days: u32,
+    /// Where they go then.
+    pub archive: ArchiveMode,
+    /// Where mode file writes; empty: it was not given.
+    pub archive_dir: String,
 }
 
 /// How e-mail leaves.

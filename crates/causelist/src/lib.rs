@@ -3,6 +3,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+mod pooler;
 pub mod roles;
 pub mod telemetry;
 pub mod words;

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{self, App};
 
 /// Which roles this process takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,8 @@ pub async fn start(app: &App, roles: Roles, metrics: PrometheusHandle) -> anyhow
             app.states.clone(),
             Arc::clone(&app.clock),
             app.worker_options(),
-        );
+        )
+        .retention(app::retention(&app.config));
         let stop = stop.clone();
         tasks.spawn(async move { Ok(worker.run(stop).await?) });
     }

@@ -45,12 +45,7 @@ const RULES: [Rule; 7] = [
         bundle: Some((
             "Appeal after order",
             &[
-                (
-                    "Limitation note: days left for APL-01",
-                    "Critical",
-                    1,
-                    "advocate",
-                ),
+                ("Limitation note: days left for APL-01", "Critical", 1, "advocate"),
                 ("Work out pre-deposit u/s 107(6)", "High", 5, "ca"),
                 ("Draft grounds of appeal", "High", 15, "advocate"),
             ],
@@ -82,12 +77,7 @@ const RULES: [Rule; 7] = [
         bundle: Some((
             "Reply to ASMT-10",
             &[
-                (
-                    "Reconcile GSTR-2B with the purchase register",
-                    "High",
-                    4,
-                    "ca",
-                ),
+                ("Reconcile GSTR-2B with the purchase register", "High", 4, "ca"),
                 ("Draft ASMT-11", "High", 10, "ca"),
             ],
         )),
@@ -112,12 +102,7 @@ const RULES: [Rule; 7] = [
             "After an order",
             &[
                 ("Summary of the order for the client", "High", 2, "advocate"),
-                (
-                    "Follow up certified copy of the order",
-                    "Medium",
-                    5,
-                    "clerk",
-                ),
+                ("Follow up certified copy of the order", "Medium", 5, "clerk"),
             ],
         )),
         tells: &["owner", "client"],
@@ -148,12 +133,7 @@ const RULES: [Rule; 7] = [
             "New case",
             &[
                 ("Engagement letter and authorisation", "Medium", 2, "staff"),
-                (
-                    "Get vakalatnama and board resolution signed",
-                    "Medium",
-                    4,
-                    "clerk",
-                ),
+                ("Get vakalatnama and board resolution signed", "Medium", 4, "clerk"),
                 ("Enter statutory dates", "High", 1, "advocate"),
             ],
         )),
@@ -167,30 +147,39 @@ pub(super) fn add(scene: &mut Scene, rows: &mut Rows, open: &[Case]) {
         let id = scene.id();
         let bundle = rule.bundle.map(|(name, items)| {
             let bundle = scene.id();
-            rows.add("host.task_bundles", json!({
-                "id": bundle, "tenant_id": scene.firm.id, "name": name, "trigger_event": rule.trigger,
-            }));
+            rows.add(
+                "host.task_bundles",
+                json!({
+                    "id": bundle, "tenant_id": scene.firm.id, "name": name, "trigger_event": rule.trigger,
+                }),
+            );
             for (n, (title, priority, days, role)) in items.iter().enumerate() {
                 let item = scene.id();
-                rows.add("host.task_bundle_items", json!({
-                    "id": item, "tenant_id": scene.firm.id, "bundle_id": bundle, "title": title,
-                    "priority": priority, "due_days": days, "assigned_role": role, "order_index": n,
-                }));
+                rows.add(
+                    "host.task_bundle_items",
+                    json!({
+                        "id": item, "tenant_id": scene.firm.id, "bundle_id": bundle, "title": title,
+                        "priority": priority, "due_days": days, "assigned_role": role, "order_index": n,
+                    }),
+                );
             }
             bundle
         });
         let runs = runs(scene, rule.record);
         let of = |status: &str| runs.iter().filter(|(_, was)| *was == status).count();
         let conditions: Value = serde_json::from_str(rule.conditions).unwrap_or_default();
-        rows.add("host.automation_rules", json!({
-            "id": id, "tenant_id": scene.firm.id, "name": rule.name, "description": rule.description,
-            "trigger_type": rule.trigger, "trigger_config": {}, "conditions": conditions,
-            "actions": actions(rule, bundle), "is_active": true,
-            // Older runs are no longer in the logs, only in the counters.
-            "execution_count": runs.len() + 300, "success_count": of("success") + 290,
-            "failure_count": of("failed") + 10, "last_triggered": runs.iter().map(|(at, _)| *at).max(),
-            "created_at": scene.now - Duration::days(200),
-        }));
+        rows.add(
+            "host.automation_rules",
+            json!({
+                "id": id, "tenant_id": scene.firm.id, "name": rule.name, "description": rule.description,
+                "trigger_type": rule.trigger, "trigger_config": {}, "conditions": conditions,
+                "actions": actions(rule, bundle), "is_active": true,
+                // Older runs are no longer in the logs, only in the counters.
+                "execution_count": runs.len() + 300, "success_count": of("success") + 290,
+                "failure_count": of("failed") + 10, "last_triggered": runs.iter().map(|(at, _)| *at).max(),
+                "created_at": scene.now - Duration::days(200),
+            }),
+        );
         for (at, status) in runs {
             log(scene, rows, rule, id, at, status, open);
         }
@@ -247,15 +236,7 @@ fn runs(scene: &mut Scene, record: Record) -> Vec<(DateTime<Utc>, &'static str)>
     }
 }
 
-fn log(
-    scene: &mut Scene,
-    rows: &mut Rows,
-    rule: &Rule,
-    rule_id: Uuid,
-    at: DateTime<Utc>,
-    status: &str,
-    open: &[Case],
-) {
+fn log(scene: &mut Scene, rows: &mut Rows, rule: &Rule, rule_id: Uuid, at: DateTime<Utc>, status: &str, open: &[Case]) {
     let (id, case) = (scene.id(), scene.pick(open));
     let error = match status {
         "failed" => Some("bundle item 2: no active member with role ca"),
@@ -294,9 +275,12 @@ pub(super) fn escalation_rules(scene: &mut Scene, rows: &mut Rows) {
     ];
     for (name, trigger, conditions, to) in rules {
         let id = scene.id();
-        rows.add("host.escalation_rules", json!({
-            "id": id, "tenant_id": scene.firm.id, "name": name, "trigger": trigger, "conditions": conditions,
-            "actions": { "escalateTo": to }, "is_active": true,
-        }));
+        rows.add(
+            "host.escalation_rules",
+            json!({
+                "id": id, "tenant_id": scene.firm.id, "name": name, "trigger": trigger, "conditions": conditions,
+                "actions": { "escalateTo": to }, "is_active": true,
+            }),
+        );
     }
 }

@@ -25,11 +25,7 @@ pub(super) struct Matter {
 }
 
 const fn matter(form: &'static str, stage: &'static str, subject: &'static str) -> Matter {
-    Matter {
-        form,
-        subject,
-        stage,
-    }
+    Matter { form, subject, stage }
 }
 
 const MATTERS: &[Matter] = &[
@@ -53,11 +49,7 @@ const MATTERS: &[Matter] = &[
         "PRE_NOTICE",
         "intimation before notice, ITC beyond Rule 36(4)",
     ),
-    matter(
-        "DRC-01",
-        "ADJUDICATION",
-        "SCN u/s 73, short payment of tax on advances",
-    ),
+    matter("DRC-01", "ADJUDICATION", "SCN u/s 73, short payment of tax on advances"),
     matter(
         "DRC-01",
         "ADJUDICATION",
@@ -68,11 +60,7 @@ const MATTERS: &[Matter] = &[
         "ADJUDICATION",
         "SCN u/s 74, ITC on invoices of cancelled suppliers",
     ),
-    matter(
-        "DRC-01",
-        "ADJUDICATION",
-        "SCN u/s 74, classification under HSN 3920",
-    ),
+    matter("DRC-01", "ADJUDICATION", "SCN u/s 74, classification under HSN 3920"),
     matter(
         "ADT-02",
         "AUDIT",
@@ -93,11 +81,7 @@ const MATTERS: &[Matter] = &[
         "REGISTRATION",
         "suspension of registration, outward supply mismatch",
     ),
-    matter(
-        "RFD-01",
-        "REFUND",
-        "refund of accumulated ITC, inverted duty structure",
-    ),
+    matter("RFD-01", "REFUND", "refund of accumulated ITC, inverted duty structure"),
     matter(
         "RFD-08",
         "REFUND",
@@ -118,25 +102,12 @@ const MATTERS: &[Matter] = &[
         "FIRST_APPEAL",
         "appeal u/s 107, valuation of composite supply",
     ),
-    matter(
-        "APL-05",
-        "TRIBUNAL",
-        "appeal to GSTAT u/s 112, ITC and Rule 36(4)",
-    ),
-    matter(
-        "WP",
-        "HIGH_COURT",
-        "writ, credit ledger blocked under Rule 86A",
-    ),
+    matter("APL-05", "TRIBUNAL", "appeal to GSTAT u/s 112, ITC and Rule 36(4)"),
+    matter("WP", "HIGH_COURT", "writ, credit ledger blocked under Rule 86A"),
 ];
 
 /// Open cases first, then those that are over.
-pub(super) fn add(
-    scene: &mut Scene,
-    rows: &mut Rows,
-    people: &People,
-    clients: &[Client],
-) -> (Vec<Case>, Vec<Case>) {
+pub(super) fn add(scene: &mut Scene, rows: &mut Rows, people: &People, clients: &[Client]) -> (Vec<Case>, Vec<Case>) {
     let count = scene.firm.size.cases;
     let open_count = count * 7 / 10;
     let (mut open, mut over) = (Vec::new(), Vec::new());
@@ -179,11 +150,7 @@ pub(super) fn add(
             matter,
             assigned_to,
         };
-        if is_open {
-            open.push(case)
-        } else {
-            over.push(case)
-        }
+        if is_open { open.push(case) } else { over.push(case) }
     }
     documents(scene, rows, &open);
     (open, over)
@@ -204,11 +171,7 @@ pub(super) fn number(scene: &Scene, matter: &Matter, ordinal: usize) -> String {
 
 fn documents(scene: &mut Scene, rows: &mut Rows, cases: &[Case]) {
     for _ in 0..scene.firm.size.documents {
-        let (id, case, created_at) = (
-            scene.id(),
-            scene.pick(cases),
-            scene.minutes(-60 * 24 * 300, -30),
-        );
+        let (id, case, created_at) = (scene.id(), scene.pick(cases), scene.minutes(-60 * 24 * 300, -30));
         rows.add(
             "host.documents",
             json!({

@@ -38,12 +38,7 @@ const EVENTS: &[(&str, &str, &str, i64)] = &[
         "CGST Rule 92(3)",
         15,
     ),
-    (
-        "APL01_APPEAL",
-        "First appeal (APL-01)",
-        "CGST Act s. 107(1)",
-        90,
-    ),
+    ("APL01_APPEAL", "First appeal (APL-01)", "CGST Act s. 107(1)", 90),
     (
         "APL05_APPEAL",
         "Appeal to the Appellate Tribunal (APL-05)",
@@ -61,22 +56,27 @@ const EVENTS: &[(&str, &str, &str, i64)] = &[
 pub(super) fn add(scene: &mut Scene, rows: &mut Rows, open: &[Case]) {
     let events: Vec<(Uuid, i64)> = EVENTS.iter().map(|event| (scene.id(), event.3)).collect();
     for ((id, _), (code, name, reference, _)) in events.iter().zip(EVENTS) {
-        rows.add("host.statutory_event_types", json!({
-            "id": id, "tenant_id": scene.firm.id, "code": code, "name": name, "legal_reference": reference,
-        }));
+        rows.add(
+            "host.statutory_event_types",
+            json!({
+                "id": id, "tenant_id": scene.firm.id, "code": code, "name": name, "legal_reference": reference,
+            }),
+        );
     }
     let mut turn = 20;
-    let mut deadline =
-        |scene: &mut Scene, calculated: i64, extension: Option<i64>, status: &str| {
-            let (event, days) = events[turn % events.len()];
-            let (id, case) = (scene.id(), open[turn % open.len()]);
-            turn += 1;
-            rows.add("host.case_statutory_deadlines", json!({
-            "id": id, "tenant_id": scene.firm.id, "case_id": case.id, "event_type_id": event,
-            "base_date": scene.day(calculated - days), "calculated_deadline": scene.day(calculated),
-            "extension_deadline": extension.map(|to| scene.day(to)), "status": status,
-        }));
-        };
+    let mut deadline = |scene: &mut Scene, calculated: i64, extension: Option<i64>, status: &str| {
+        let (event, days) = events[turn % events.len()];
+        let (id, case) = (scene.id(), open[turn % open.len()]);
+        turn += 1;
+        rows.add(
+            "host.case_statutory_deadlines",
+            json!({
+                "id": id, "tenant_id": scene.firm.id, "case_id": case.id, "event_type_id": event,
+                "base_date": scene.day(calculated - days), "calculated_deadline": scene.day(calculated),
+                "extension_deadline": extension.map(|to| scene.day(to)), "status": status,
+            }),
+        );
+    };
     for days in [7, 3, 1, 0] {
         deadline(scene, days, None, "pending");
         deadline(scene, days, None, "pending");
@@ -134,16 +134,18 @@ fn holidays(scene: &mut Scene, rows: &mut Rows) {
     let this = scene.today.year();
     let moon = IN_2026.iter().map(|day| (2026, day));
     // 2026 even when it's past: what a stored deadline was counted with.
-    let years = (2026.min(this)..=this.max(2026) + 1)
-        .flat_map(|year| EVERY_YEAR.iter().map(move |day| (year, day)));
+    let years = (2026.min(this)..=this.max(2026) + 1).flat_map(|year| EVERY_YEAR.iter().map(move |day| (year, day)));
     for (year, (month, day, name, state)) in years.chain(moon) {
         let Some(date) = NaiveDate::from_ymd_opt(year, *month, *day) else {
             continue;
         };
         let id = scene.id();
-        rows.add("host.holidays", json!({
-            "id": id, "tenant_id": scene.firm.id, "date": date, "name": name,
-            "type": if *state == "ALL" { "national" } else { "state" }, "state": state, "is_active": true,
-        }));
+        rows.add(
+            "host.holidays",
+            json!({
+                "id": id, "tenant_id": scene.firm.id, "date": date, "name": name,
+                "type": if *state == "ALL" { "national" } else { "state" }, "state": state, "is_active": true,
+            }),
+        );
     }
 }

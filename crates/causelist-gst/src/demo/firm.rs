@@ -51,26 +51,11 @@ pub const TENANTS: [DemoTenant; 3] = [
         code: "STC",
         tier: "enterprise",
         courts: &[
-            (
-                "GSTAT State Bench, Mumbai",
-                "Mumbai",
-                "Maharashtra",
-                "Mumbai",
-            ),
+            ("GSTAT State Bench, Mumbai", "Mumbai", "Maharashtra", "Mumbai"),
             ("GSTAT State Bench, Pune", "Pune", "Maharashtra", "Pune"),
             ("GSTAT Principal Bench", "New Delhi", "Delhi", "New Delhi"),
-            (
-                "High Court of Bombay",
-                "Mumbai",
-                "Maharashtra",
-                "Principal Seat",
-            ),
-            (
-                "High Court of Bombay at Nagpur",
-                "Nagpur",
-                "Maharashtra",
-                "Nagpur",
-            ),
+            ("High Court of Bombay", "Mumbai", "Maharashtra", "Principal Seat"),
+            ("High Court of Bombay at Nagpur", "Nagpur", "Maharashtra", "Nagpur"),
             (
                 "Commissioner (Appeals-I), CGST Mumbai",
                 "Mumbai",
@@ -124,25 +109,10 @@ pub const TENANTS: [DemoTenant; 3] = [
         code: "KIT",
         tier: "professional",
         courts: &[
-            (
-                "GSTAT State Bench, Bengaluru",
-                "Bengaluru",
-                "Karnataka",
-                "Bengaluru",
-            ),
+            ("GSTAT State Bench, Bengaluru", "Bengaluru", "Karnataka", "Bengaluru"),
             ("GSTAT Principal Bench", "New Delhi", "Delhi", "New Delhi"),
-            (
-                "High Court of Karnataka",
-                "Bengaluru",
-                "Karnataka",
-                "Principal Bench",
-            ),
-            (
-                "High Court of Karnataka, Dharwad",
-                "Dharwad",
-                "Karnataka",
-                "Dharwad",
-            ),
+            ("High Court of Karnataka", "Bengaluru", "Karnataka", "Principal Bench"),
+            ("High Court of Karnataka, Dharwad", "Dharwad", "Karnataka", "Dharwad"),
             (
                 "Commissioner (Appeals-II), CGST Bengaluru",
                 "Bengaluru",

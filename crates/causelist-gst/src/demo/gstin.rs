@@ -33,16 +33,9 @@ mod tests {
     fn agrees_with_published_numbers() {
         // The examples in the documentation of python-stdnum's in_.gstin, and one PAN in two states.
         for known in ["27AAPFU0939F1ZV", "29AAGCB7383J1Z4", "07AAPFU0939F1ZX"] {
-            assert_eq!(
-                check_character(&known[..14]),
-                known.chars().last(),
-                "{known}"
-            );
+            assert_eq!(check_character(&known[..14]), known.chars().last(), "{known}");
         }
-        assert_eq!(
-            gstin("27", "AAPFU0939F", '1').as_deref(),
-            Some("27AAPFU0939F1ZV")
-        );
+        assert_eq!(gstin("27", "AAPFU0939F", '1').as_deref(), Some("27AAPFU0939F1ZV"));
     }
 
     #[test]

@@ -45,12 +45,7 @@ pub(super) struct Upcoming {
     pub(super) case: Case,
 }
 
-pub(super) fn add(
-    scene: &mut Scene,
-    rows: &mut Rows,
-    open: &[Case],
-    over: &[Case],
-) -> Vec<Upcoming> {
+pub(super) fn add(scene: &mut Scene, rows: &mut Rows, open: &[Case], over: &[Case]) -> Vec<Upcoming> {
     let courts = courts(scene, rows);
     let before = rows.of("host.hearings").len();
     let mut upcoming = Vec::new();
@@ -103,24 +98,22 @@ fn hearing(
 ) -> Uuid {
     let (id, kind, judge) = (scene.id(), scene.pick(KINDS), scene.pick(names::JUDGES));
     let ((hour, minute), (court_id, court)) = (SLOTS[n % SLOTS.len()], scene.pick(courts));
-    rows.add("host.hearings", json!({
-        "id": id, "tenant_id": scene.firm.id, "case_id": case.id, "hearing_date": scene.at(days, hour, minute),
-        // Some are only known by the court's name; some have no judge yet.
-        "court_id": (n % 6 != 5).then_some(court_id), "court_name": court.0,
-        "judge_name": (n % 3 != 2).then_some(judge), "status": status,
-        "notes": (n.is_multiple_of(5)).then_some("Carry the paper book and the GSTR-2B reconciliation."),
-        "hearing_type": kind,
-    }));
+    rows.add(
+        "host.hearings",
+        json!({
+            "id": id, "tenant_id": scene.firm.id, "case_id": case.id, "hearing_date": scene.at(days, hour, minute),
+            // Some are only known by the court's name; some have no judge yet.
+            "court_id": (n % 6 != 5).then_some(court_id), "court_name": court.0,
+            "judge_name": (n % 3 != 2).then_some(judge), "status": status,
+            "notes": (n.is_multiple_of(5)).then_some("Carry the paper book and the GSTR-2B reconciliation."),
+            "hearing_type": kind,
+        }),
+    );
     id
 }
 
 fn courts(scene: &mut Scene, rows: &mut Rows) -> Vec<(Uuid, Court)> {
-    let courts: Vec<_> = scene
-        .firm
-        .courts
-        .iter()
-        .map(|court| (scene.id(), *court))
-        .collect();
+    let courts: Vec<_> = scene.firm.courts.iter().map(|court| (scene.id(), *court)).collect();
     for (id, (name, city, state, bench)) in &courts {
         rows.add(
             "host.courts",

@@ -33,11 +33,7 @@ select m.name, m.value::float8 from (values
 order by 1";
 
 /// The metric of each firm that is an anomaly today, and what it was, in percent, before.
-const ANOMALIES: [(&str, f64); 3] = [
-    ("overdue_tasks", 55.0),
-    ("document_count", 60.0),
-    ("case_count", 150.0),
-];
+const ANOMALIES: [(&str, f64); 3] = [("overdue_tasks", 55.0), ("document_count", 60.0), ("case_count", 150.0)];
 
 /// Reads what `scene`'s firm has in the database and adds the ten days before today.
 pub(super) async fn add(
@@ -51,20 +47,13 @@ pub(super) async fn add(
         .bind(scene.now)
         .fetch_all(db)
         .await?;
-    let firm = TENANTS
-        .iter()
-        .position(|firm| firm.id == scene.firm.id)
-        .unwrap_or(0);
+    let firm = TENANTS.iter().position(|firm| firm.id == scene.firm.id).unwrap_or(0);
     let (odd, percent) = ANOMALIES[firm];
     for days in 1..=10 {
         let mut all = Map::new();
         for (name, value) in &today {
             // Within 3 % of today, or of what it usually was.
-            let usual = if name == odd {
-                value * percent / 100.0
-            } else {
-                *value
-            };
+            let usual = if name == odd { value * percent / 100.0 } else { *value };
             let was = usual * (1000 + scene.number(-30, 31)) as f64 / 1000.0;
             let was = if name.ends_with("rate") {
                 json!((was.min(100.0) * 100.0).round() / 100.0)
@@ -83,8 +72,11 @@ pub(super) async fn add(
 
 fn snapshot(scene: &mut Scene, rows: &mut Rows, days: i64, metric: &str, value: Value) {
     let id = scene.id();
-    rows.add("host.analytics_snapshots", json!({
-        "id": id, "tenant_id": scene.firm.id, "snapshot_date": scene.day(-days), "metric_type": metric,
-        "metric_value": value, "created_at": scene.at(-days, 23, 59),
-    }));
+    rows.add(
+        "host.analytics_snapshots",
+        json!({
+            "id": id, "tenant_id": scene.firm.id, "snapshot_date": scene.day(-days), "metric_type": metric,
+            "metric_value": value, "created_at": scene.at(-days, 23, 59),
+        }),
+    );
 }

@@ -76,12 +76,7 @@ pub enum DemoError {
 /// # Errors
 /// [`DemoError::AlreadyThere`] when it's there; [`DemoError::Database`] otherwise, above all when
 /// the host's tables or Causelist's schema are missing.
-pub async fn load(
-    host: &Host,
-    db: &mut PgConnection,
-    now: DateTime<Utc>,
-    seed: u64,
-) -> Result<DemoSummary, DemoError> {
+pub async fn load(host: &Host, db: &mut PgConnection, now: DateTime<Utc>, seed: u64) -> Result<DemoSummary, DemoError> {
     let now = now.duration_trunc(TimeDelta::seconds(1)).unwrap_or(now);
     let mut tx = db.begin().await?;
     let ids = TENANTS.map(|firm| firm.id);
@@ -139,9 +134,12 @@ fn add_firm(scene: &mut Scene, rows: &mut Rows) {
             "license_tier": firm.tier, "is_active": true,
         }),
     );
-    rows.add("causelist.tenant_setting", json!({
-        "tenant": firm.id, "zone": firm.zone.name(), "state": firm.state, "updated_at": scene.now,
-    }));
+    rows.add(
+        "causelist.tenant_setting",
+        json!({
+            "tenant": firm.id, "zone": firm.zone.name(), "state": firm.state, "updated_at": scene.now,
+        }),
+    );
     let people = people::add(scene, rows);
     let clients = clients::add(scene, rows, &people);
     let (open, over) = cases::add(scene, rows, &people, &clients);
@@ -174,7 +172,11 @@ async fn link(host: &Host, db: &mut PgConnection, now: DateTime<Utc>) -> Result<
                   order by case_id, due_date, id) t
           where d.case_id = t.case_id and d.tenant_id = any($1)",
     ] {
-        sqlx::query(AssertSqlSafe(host.sql(sql))).bind(ids).bind(now).execute(&mut *db).await?;
+        sqlx::query(AssertSqlSafe(host.sql(sql)))
+            .bind(ids)
+            .bind(now)
+            .execute(&mut *db)
+            .await?;
     }
     Ok(())
 }

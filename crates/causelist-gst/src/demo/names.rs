@@ -1,12 +1,11 @@
 //! Invented names. Likenesses to people or firms that exist are accidental.
 
 pub(super) const FIRST: &[&str] = &[
-    "Asha", "Rohan", "Meera", "Vikram", "Nandini", "Arjun", "Sunita", "Karthik", "Lakshmi",
-    "Farhan", "Priyanka", "Sandeep", "Ishaan", "Kavitha", "Girish", "Anjali", "Tejas", "Revathi",
-    "Imran", "Shalini", "Manoj", "Deepa", "Harsh", "Leela", "Nikhil", "Pooja", "Raghav", "Sneha",
-    "Uday", "Vaishali", "Amit", "Bhavana", "Chetan", "Divya", "Eknath", "Fiona", "Gauri", "Hemant",
-    "Indira", "Jatin", "Kiran", "Lata", "Mohit", "Neha", "Omkar", "Pallavi", "Ritu", "Suresh",
-    "Tara", "Yash",
+    "Asha", "Rohan", "Meera", "Vikram", "Nandini", "Arjun", "Sunita", "Karthik", "Lakshmi", "Farhan", "Priyanka",
+    "Sandeep", "Ishaan", "Kavitha", "Girish", "Anjali", "Tejas", "Revathi", "Imran", "Shalini", "Manoj", "Deepa",
+    "Harsh", "Leela", "Nikhil", "Pooja", "Raghav", "Sneha", "Uday", "Vaishali", "Amit", "Bhavana", "Chetan", "Divya",
+    "Eknath", "Fiona", "Gauri", "Hemant", "Indira", "Jatin", "Kiran", "Lata", "Mohit", "Neha", "Omkar", "Pallavi",
+    "Ritu", "Suresh", "Tara", "Yash",
 ];
 
 pub(super) const LAST: &[&str] = &[
@@ -110,16 +109,8 @@ pub(super) const CLIENT_FORM: &[(&str, char)] = &[
 
 /// State, its GST code, and cities in it.
 pub(super) const STATES: &[(&str, &str, &[&str])] = &[
-    (
-        "Maharashtra",
-        "27",
-        &["Mumbai", "Pune", "Nagpur", "Nashik", "Thane"],
-    ),
-    (
-        "Karnataka",
-        "29",
-        &["Bengaluru", "Mysuru", "Hubballi", "Mangaluru"],
-    ),
+    ("Maharashtra", "27", &["Mumbai", "Pune", "Nagpur", "Nashik", "Thane"]),
+    ("Karnataka", "29", &["Bengaluru", "Mysuru", "Hubballi", "Mangaluru"]),
     ("Delhi", "07", &["New Delhi", "Delhi"]),
     ("Gujarat", "24", &["Ahmedabad", "Surat", "Vadodara"]),
     ("Tamil Nadu", "33", &["Chennai", "Coimbatore"]),

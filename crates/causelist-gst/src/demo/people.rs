@@ -74,13 +74,16 @@ pub(super) fn add(scene: &mut Scene, rows: &mut Rows) -> People {
             3 => (format!("{}@example.com", mailbox(&name)), None),
             _ => (format!("{}@example.com", mailbox(&name)), Some(official)),
         };
-        rows.add("host.employees", json!({
-            "id": id, "tenant_id": scene.firm.id, "employee_code": format!("{}-{:03}", scene.firm.code, n + 1),
-            "full_name": name, "email": email, "official_email": official_email, "mobile": phone(scene, n),
-            "role": position, "department": department, "status": if left { "Inactive" } else { "Active" },
-            "manager_id": boss, "reporting_to": boss.map(|_| partner), "whatsapp_access": n.is_multiple_of(3),
-            "weekly_off_days": if n % 5 == 4 { json!(["Saturday", "Sunday"]) } else { json!(["Sunday"]) },
-        }));
+        rows.add(
+            "host.employees",
+            json!({
+                "id": id, "tenant_id": scene.firm.id, "employee_code": format!("{}-{:03}", scene.firm.code, n + 1),
+                "full_name": name, "email": email, "official_email": official_email, "mobile": phone(scene, n),
+                "role": position, "department": department, "status": if left { "Inactive" } else { "Active" },
+                "manager_id": boss, "reporting_to": boss.map(|_| partner), "whatsapp_access": n.is_multiple_of(3),
+                "weekly_off_days": if n % 5 == 4 { json!(["Saturday", "Sunday"]) } else { json!(["Sunday"]) },
+            }),
+        );
         user_role(scene, rows, id, role, !left);
         match role {
             "partner" | "manager" => {

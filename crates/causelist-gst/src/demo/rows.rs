@@ -30,11 +30,7 @@ impl Rows {
     }
 
     /// Inserts everything. A table is written as in SQL, such as `host.tasks`.
-    pub(super) async fn insert(
-        self,
-        host: &Host,
-        db: &mut PgConnection,
-    ) -> Result<(), sqlx::Error> {
+    pub(super) async fn insert(self, host: &Host, db: &mut PgConnection) -> Result<(), sqlx::Error> {
         for (table, rows) in self.tables {
             let columns = columns(&rows);
             let list = columns.join(", ");

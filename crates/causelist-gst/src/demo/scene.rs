@@ -50,9 +50,7 @@ impl Scene {
 
     /// One of them, each as often as its weight says.
     pub(super) fn weighted<T: Copy>(&mut self, from: &[(T, u32)]) -> T {
-        let mut throw = self
-            .rng
-            .random_range(0..from.iter().map(|(_, weight)| weight).sum());
+        let mut throw = self.rng.random_range(0..from.iter().map(|(_, weight)| weight).sum());
         let mut chosen = from[0].0;
         for (value, weight) in from {
             chosen = *value;

@@ -14,14 +14,7 @@ use super::{
 };
 
 const PRIORITIES: [&str; 4] = ["Critical", "High", "Medium", "Low"];
-const OPEN: [&str; 6] = [
-    "Open",
-    "Not Started",
-    "In Progress",
-    "Need Info",
-    "On Hold",
-    "Review",
-];
+const OPEN: [&str; 6] = ["Open", "Not Started", "In Progress", "Need Info", "On Hold", "Review"];
 /// Hours per priority: the allowance, and the time left at which it becomes a warning and critical.
 const SLA_HOURS: [(i64, i64, i64); 4] = [(8, 4, 2), (48, 24, 12), (120, 72, 30), (240, 168, 60)];
 
@@ -123,11 +116,7 @@ fn far_off(n: usize) -> i64 {
 /// Each priority a few hours, more than a day and more than a week late; marked already or not.
 fn overdue(scene: &mut Scene, rows: &mut Rows, desk: &mut Desk<'_>) {
     for priority in PRIORITIES {
-        for (from, to) in [
-            (-20 * 60, -60),
-            (-70 * 60, -26 * 60),
-            (-12 * 1440, -7 * 1440),
-        ] {
+        for (from, to) in [(-20 * 60, -60), (-70 * 60, -26 * 60), (-12 * 1440, -7 * 1440)] {
             for status in [OPEN[desk.made % 6], "Overdue"] {
                 let due = scene.minutes(from, to);
                 let created = due - Duration::days(6);
@@ -167,11 +156,7 @@ fn preparation(scene: &mut Scene, rows: &mut Rows, desk: &mut Desk<'_>, hearing:
     let created = scene.minutes(-8 * 1440, -3 * 1440);
     let due = scene.minutes(60, 5 * 1440);
     let task = Task {
-        status: if done {
-            "Completed"
-        } else {
-            OPEN[desk.made % 6]
-        },
+        status: if done { "Completed" } else { OPEN[desk.made % 6] },
         priority: "High",
         due: Some(due),
         done: done.then_some(created + Duration::hours(50)),
@@ -207,17 +192,12 @@ fn ordinary(scene: &mut Scene, rows: &mut Rows, desk: &mut Desk<'_>) {
                 } else {
                     scene.number(2, 40)
                 };
-                task.done =
-                    Some((due + Duration::hours(hours)).min(scene.now - Duration::hours(1)));
+                task.done = Some((due + Duration::hours(hours)).min(scene.now - Duration::hours(1)));
             }
             task.sla_hours = scene.chance(30).then(|| scene.number(24, 200));
         }
         status @ ("Overdue" | "late") => {
-            task.status = if status == "late" {
-                OPEN[desk.made % 6]
-            } else {
-                status
-            };
+            task.status = if status == "late" { OPEN[desk.made % 6] } else { status };
             let due = scene.minutes(-25 * 1440, -30);
             task.due = Some(due);
             task.created = due - Duration::hours(scene.number(48, 240));
@@ -254,21 +234,21 @@ fn push(scene: &mut Scene, rows: &mut Rows, desk: &mut Desk<'_>, task: Task, by_
         Some(user) => Some(user),
         None => Some(scene.pick(litigators)),
     };
-    let (id, title, assigned_by): (Uuid, &str, Uuid) = (
-        scene.id(),
-        scene.pick(TITLES),
-        scene.pick(&desk.people.owners),
+    let (id, title, assigned_by): (Uuid, &str, Uuid) =
+        (scene.id(), scene.pick(TITLES), scene.pick(&desk.people.owners));
+    rows.add(
+        "host.tasks",
+        json!({
+            "id": id, "tenant_id": scene.firm.id, "case_id": case.map(|case| case.id),
+            "hearing_id": task.hearing.map(|hearing| hearing.id),
+            "title": title.replace("{form}", case.map_or("the notice", |case| case.matter.form)),
+            "description": case.map(|case| case.matter.subject), "assigned_to": assigned_to,
+            "assigned_by": assigned_by, "status": task.status, "priority": task.priority, "due_date": task.due,
+            "completed_date": task.done, "sla_hours": task.sla_hours,
+            "timezone": (!n.is_multiple_of(4)).then_some(scene.firm.zone.name()),
+            "case_number": case.map(|case| cases::number(scene, case.matter, case.ordinal)),
+            "is_auto_generated": n.is_multiple_of(5), "created_at": task.created,
+            "updated_at": task.done.unwrap_or(task.created),
+        }),
     );
-    rows.add("host.tasks", json!({
-        "id": id, "tenant_id": scene.firm.id, "case_id": case.map(|case| case.id),
-        "hearing_id": task.hearing.map(|hearing| hearing.id),
-        "title": title.replace("{form}", case.map_or("the notice", |case| case.matter.form)),
-        "description": case.map(|case| case.matter.subject), "assigned_to": assigned_to,
-        "assigned_by": assigned_by, "status": task.status, "priority": task.priority, "due_date": task.due,
-        "completed_date": task.done, "sla_hours": task.sla_hours,
-        "timezone": (!n.is_multiple_of(4)).then_some(scene.firm.zone.name()),
-        "case_number": case.map(|case| cases::number(scene, case.matter, case.ordinal)),
-        "is_auto_generated": n.is_multiple_of(5), "created_at": task.created,
-        "updated_at": task.done.unwrap_or(task.created),
-    }));
 }

@@ -95,10 +95,7 @@ pub(super) async fn tables(
 }
 
 /// The columns of some tables, by table and name.
-async fn columns(
-    tables: &[i64],
-    db: &mut PgConnection,
-) -> Result<HashMap<i64, HashMap<String, Column>>, sqlx::Error> {
+async fn columns(tables: &[i64], db: &mut PgConnection) -> Result<HashMap<i64, HashMap<String, Column>>, sqlx::Error> {
     // A domain counts as the type under it.
     let columns: Vec<Column> = sqlx::query_as(
         "select a.attrelid::bigint as table, a.attname::text as name, format_type(a.atttypid, a.atttypmod) as written,
@@ -132,10 +129,7 @@ async fn columns(
 }
 
 /// A CHECK constraint: its name and its condition.
-pub(super) async fn checks(
-    table: i64,
-    db: &mut PgConnection,
-) -> Result<Vec<(String, String)>, sqlx::Error> {
+pub(super) async fn checks(table: i64, db: &mut PgConnection) -> Result<Vec<(String, String)>, sqlx::Error> {
     sqlx::query_as(
         "select quote_ident(conname), pg_get_expr(conbin, conrelid) from pg_constraint
           where conrelid = $1::bigint::oid and contype = 'c' order by conname",
@@ -146,11 +140,7 @@ pub(super) async fn checks(
 }
 
 /// Whether some unique index is over exactly these columns.
-pub(super) async fn is_unique(
-    table: i64,
-    columns: &[&str],
-    db: &mut PgConnection,
-) -> Result<bool, sqlx::Error> {
+pub(super) async fn is_unique(table: i64, columns: &[&str], db: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "select exists (
             select from pg_index i

@@ -2,18 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Finding, Use, actual, expected, inserts, kinds, severity, uses::Access, uses_of, uses_of_column,
-};
+use super::{Finding, Use, actual, expected, inserts, kinds, severity, uses::Access, uses_of, uses_of_column};
 use crate::Host;
 
 pub(super) fn missing_table(host: &Host, table: &expected::Table) -> Finding {
     let mut cure = host.sql(&table.script);
-    if table
-        .columns
-        .iter()
-        .any(|column| column.kind == "host.app_role")
-    {
+    if table.columns.iter().any(|column| column.kind == "host.app_role") {
         // The type may have outlived the table.
         cure = format!(
             "do $$ begin {} exception when duplicate_object then end $$;\n{cure}",
@@ -34,18 +28,9 @@ pub(super) fn missing_table(host: &Host, table: &expected::Table) -> Finding {
 }
 
 /// Columns that are missing or of a type that the jobs' statements don't take.
-pub(super) fn columns(
-    host: &Host,
-    table: &expected::Table,
-    actual: &actual::Table,
-    findings: &mut Vec<Finding>,
-) {
+pub(super) fn columns(host: &Host, table: &expected::Table, actual: &actual::Table, findings: &mut Vec<Finding>) {
     let used: BTreeSet<_> = uses_of(table.name).flat_map(Use::columns).collect();
-    for column in table
-        .columns
-        .iter()
-        .filter(|column| used.contains(column.name))
-    {
+    for column in table.columns.iter().filter(|column| used.contains(column.name)) {
         let subject = format!("{}.{}", table.name, column.name);
         let needed_by = kinds(uses_of_column(table.name, column.name));
         let kind = host.sql(column.kind);
@@ -126,20 +111,11 @@ pub(super) fn retype(
             steps.push(format!("alter column {name} set default {default}"));
         }
     }
-    format!(
-        "alter table {} {};",
-        host.table(table.name),
-        steps.join(", ")
-    )
+    format!("alter table {} {};", host.table(table.name), steps.join(", "))
 }
 
 /// Columns that must not be null, and that the jobs' INSERTs leave empty.
-pub(super) fn filled(
-    host: &Host,
-    table: &expected::Table,
-    actual: &actual::Table,
-    findings: &mut Vec<Finding>,
-) {
+pub(super) fn filled(host: &Host, table: &expected::Table, actual: &actual::Table, findings: &mut Vec<Finding>) {
     if !inserts(table.name) {
         return;
     }
@@ -191,11 +167,7 @@ pub(super) fn privileges(
     let mut denied: BTreeMap<Access, BTreeSet<&str>> = BTreeMap::new();
     for used in uses_of(table.name) {
         for column in used.columns() {
-            if actual
-                .columns
-                .get(column)
-                .is_some_and(|found| !found.can(used.access))
-            {
+            if actual.columns.get(column).is_some_and(|found| !found.can(used.access)) {
                 denied.entry(used.access).or_default().insert(column);
             }
         }

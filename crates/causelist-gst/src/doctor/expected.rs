@@ -77,14 +77,9 @@ fn without_comments(mut statement: &'static str) -> &'static str {
 
 /// A column's line is indented by four; what continues it by more, and constraints begin otherwise.
 fn column(line: &'static str) -> Option<Column> {
-    let line = line
-        .strip_prefix("    ")
-        .filter(|line| !line.starts_with(' '))?;
+    let line = line.strip_prefix("    ").filter(|line| !line.starts_with(' '))?;
     let (name, rest) = line.split_once(' ')?;
-    if matches!(
-        name,
-        "unique" | "check" | "primary" | "foreign" | "constraint"
-    ) {
+    if matches!(name, "unique" | "check" | "primary" | "foreign" | "constraint") {
         return None;
     }
     let rest = rest.trim_start();
@@ -96,11 +91,7 @@ fn column(line: &'static str) -> Option<Column> {
         };
         &value[..end.unwrap_or(value.len())]
     });
-    Some(Column {
-        name,
-        kind,
-        default,
-    })
+    Some(Column { name, kind, default })
 }
 
 #[cfg(test)]
@@ -141,8 +132,6 @@ mod tests {
         assert_eq!(column("employees", "status").default, Some("'Active'"));
         assert_eq!(column("audit_log", "action_type").kind, "varchar(50)");
         assert_eq!(column("user_roles", "role").kind, "host.app_role");
-        assert!(
-            app_role(&Host::new("x").unwrap()).starts_with("create type \"x\".app_role as enum")
-        );
+        assert!(app_role(&Host::new("x").unwrap()).starts_with("create type \"x\".app_role as enum"));
     }
 }

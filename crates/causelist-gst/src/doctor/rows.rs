@@ -21,29 +21,15 @@ fn written(table: &str) -> Vec<Written> {
 
 fn in_order(kinds: impl Iterator<Item = &'static [&'static str]>) -> Vec<&'static str> {
     let some: BTreeSet<_> = kinds.flatten().copied().collect();
-    uses::ALL
-        .iter()
-        .copied()
-        .filter(|kind| some.contains(kind))
-        .collect()
+    uses::ALL.iter().copied().filter(|kind| some.contains(kind)).collect()
 }
 
 /// Columns too short for what jobs write into them.
-pub(super) fn lengths(
-    host: &Host,
-    table: &expected::Table,
-    actual: &actual::Table,
-    findings: &mut Vec<Finding>,
-) {
+pub(super) fn lengths(host: &Host, table: &expected::Table, actual: &actual::Table, findings: &mut Vec<Finding>) {
     let mut short: BTreeMap<&str, Vec<Written>> = BTreeMap::new();
     for value in written(table.name) {
-        let length = actual
-            .columns
-            .get(value.column)
-            .and_then(|found| found.length);
-        if length.is_some_and(|length| {
-            usize::try_from(length).is_ok_and(|length| length < value.value.len())
-        }) {
+        let length = actual.columns.get(value.column).and_then(|found| found.length);
+        if length.is_some_and(|length| usize::try_from(length).is_ok_and(|length| length < value.value.len())) {
             short.entry(value.column).or_default().push(value);
         }
     }
@@ -51,10 +37,7 @@ pub(super) fn lengths(
         let (Some(column), Some(found)) = (table.column(name), actual.columns.get(name)) else {
             continue;
         };
-        let list: BTreeSet<_> = values
-            .iter()
-            .map(|value| format!("'{}'", value.value))
-            .collect();
+        let list: BTreeSet<_> = values.iter().map(|value| format!("'{}'", value.value)).collect();
         findings.push(Finding::wrong(
             severity(table.name),
             format!("{}.{name}", table.name),
@@ -86,10 +69,7 @@ pub(super) async fn uniques(
             severity(table.name),
             table.name,
             format!("nothing makes ({list}) unique, so that rows can't be replaced"),
-            Some(format!(
-                "create unique index on {} ({list});",
-                host.table(table.name)
-            )),
+            Some(format!("create unique index on {} ({list});", host.table(table.name))),
             key.kinds.to_vec(),
         ));
     }
@@ -114,20 +94,11 @@ pub(super) async fn checks(
         let subject = format!("{}.{column}", table.name);
         !findings.iter().any(|finding| finding.subject == subject)
     };
-    let values: Vec<_> = values
-        .into_iter()
-        .filter(|value| sound(value.column))
-        .collect();
+    let values: Vec<_> = values.into_iter().filter(|value| sound(value.column)).collect();
     for (constraint, condition) in actual::checks(actual.oid, db).await? {
         match refused(host, table.name, &condition, &values, db).await? {
             Ok(refused) if refused.is_empty() => {}
-            Ok(refused) => findings.push(too_narrow(
-                host,
-                table.name,
-                &constraint,
-                &condition,
-                &refused,
-            )),
+            Ok(refused) => findings.push(too_narrow(host, table.name, &constraint, &condition, &refused)),
             Err(error) => findings.push(Finding {
                 severity: Severity::Warning,
                 subject: format!("{}, constraint {constraint}", table.name),
@@ -149,14 +120,10 @@ async fn refused(
     db: &mut PgConnection,
 ) -> Result<Result<Vec<Written>, String>, sqlx::Error> {
     let table = host.table(table);
-    let sql = format!(
-        "select ({condition}) is not false from jsonb_populate_record(null::{table}, $1) as r"
-    );
+    let sql = format!("select ({condition}) is not false from jsonb_populate_record(null::{table}, $1) as r");
     let mut tx = db.begin().await?;
     // A function of the host's in the condition can't write either.
-    sqlx::query("set transaction read only")
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query("set transaction read only").execute(&mut *tx).await?;
     let mut refused = Vec::new();
     // The first row is empty: a condition that refuses it is about other columns.
     for value in std::iter::once(None).chain(values.iter().map(Some)) {
@@ -185,13 +152,7 @@ async fn refused(
     Ok(Ok(refused))
 }
 
-fn too_narrow(
-    host: &Host,
-    table: &str,
-    constraint: &str,
-    condition: &str,
-    refused: &[Written],
-) -> Finding {
+fn too_narrow(host: &Host, table: &str, constraint: &str, condition: &str, refused: &[Written]) -> Finding {
     let mut columns: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for written in refused {
         let values = columns.entry(written.column).or_default();

@@ -114,11 +114,7 @@ pub(super) const USES: &[Use] = &[
         "escalation_rules",
         "id tenant_id name trigger conditions actions is_active",
     ),
-    select(
-        &[SLA],
-        "escalation_events",
-        "tenant_id rule_id task_id triggered_at",
-    ),
+    select(&[SLA], "escalation_events", "tenant_id rule_id task_id triggered_at"),
     insert(
         &[SLA],
         "escalation_events",
@@ -182,11 +178,7 @@ pub(super) const USES: &[Use] = &[
         "analytics_snapshots",
         "tenant_id snapshot_date metric_type metric_value created_at",
     ),
-    update(
-        &[ANALYTICS, HEALTH],
-        "analytics_snapshots",
-        "metric_value created_at",
-    ),
+    update(&[ANALYTICS, HEALTH], "analytics_snapshots", "metric_value created_at"),
     select(
         &[HEALTH],
         "automation_rules",
@@ -233,18 +225,8 @@ pub(super) const VALUES: &[Written] = &[
     written(&[HEARINGS], "notifications", "type", "hearing_reminder"),
     written(&[DEADLINES], "notifications", "type", "deadline_digest"),
     written(&[HEALTH], "notifications", "type", "health_alert"),
-    written(
-        &[ANALYTICS],
-        "analytics_snapshots",
-        "metric_type",
-        "daily_snapshot",
-    ),
-    written(
-        &[ANALYTICS],
-        "analytics_snapshots",
-        "metric_type",
-        "case_count",
-    ),
+    written(&[ANALYTICS], "analytics_snapshots", "metric_type", "daily_snapshot"),
+    written(&[ANALYTICS], "analytics_snapshots", "metric_type", "case_count"),
     written(
         &[ANALYTICS],
         "analytics_snapshots",
@@ -263,24 +245,9 @@ pub(super) const VALUES: &[Written] = &[
         "metric_type",
         "hearing_attendance_rate",
     ),
-    written(
-        &[ANALYTICS],
-        "analytics_snapshots",
-        "metric_type",
-        "document_count",
-    ),
-    written(
-        &[ANALYTICS],
-        "analytics_snapshots",
-        "metric_type",
-        "overdue_tasks",
-    ),
-    written(
-        &[HEALTH],
-        "analytics_snapshots",
-        "metric_type",
-        "automation_health",
-    ),
+    written(&[ANALYTICS], "analytics_snapshots", "metric_type", "document_count"),
+    written(&[ANALYTICS], "analytics_snapshots", "metric_type", "overdue_tasks"),
+    written(&[HEALTH], "analytics_snapshots", "metric_type", "automation_health"),
 ];
 
 /// Columns of a table that an upsert needs to be unique together.

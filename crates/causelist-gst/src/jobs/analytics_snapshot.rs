@@ -57,12 +57,24 @@ impl PlannedJob for AnalyticsSnapshot {
 
     async fn plan(&self, cx: &JobCx, db: &mut PgConnection) -> Result<Value, JobError> {
         let host = cx.state::<Host>()?;
-        query(&host, cx, db, &format!("with {SCOPE}, {SOURCE} select result from found")).await
+        query(
+            &host,
+            cx,
+            db,
+            &format!("with {SCOPE}, {SOURCE} select result from found"),
+        )
+        .await
     }
 
     async fn apply(&self, cx: &JobCx, db: &mut PgConnection) -> Result<Value, JobError> {
         let host = cx.state::<Host>()?;
-        let report = query(&host, cx, db, &format!("with {SCOPE}, {SOURCE}, {WRITE} select result from found")).await?;
+        let report = query(
+            &host,
+            cx,
+            db,
+            &format!("with {SCOPE}, {SOURCE}, {WRITE} select result from found"),
+        )
+        .await?;
         let skipped = audit(&host, cx, db, Self::spec().kind, &per_tenant(&report)).await?;
         Ok(with_audit(report, skipped))
     }

@@ -71,7 +71,13 @@ impl PlannedJob for CheckSlaAndOverdue {
     }
 
     async fn plan(&self, cx: &JobCx, db: &mut PgConnection) -> Result<Value, JobError> {
-        read(cx, db, &format!("with {SCOPE}, {PEOPLE}, {SOURCE}, {LETTER}, {PLAN}"), &COUNTS).await
+        read(
+            cx,
+            db,
+            &format!("with {SCOPE}, {PEOPLE}, {SOURCE}, {LETTER}, {PLAN}"),
+            &COUNTS,
+        )
+        .await
     }
 
     async fn apply(&self, cx: &JobCx, db: &mut PgConnection) -> Result<Value, JobError> {

@@ -67,17 +67,23 @@ pub(super) struct MailDue {
 /// Asks for the delivery of the mail that this transaction has reserved.
 pub(super) async fn deliver(db: &mut PgConnection, mail: &[MailDue]) -> Result<(), JobError> {
     for due in mail {
-        request_delivery(db, due.tenant, Channel::Email, due.not_before).await.map_err(|e| match e {
-            causelist_queue::EnqueueError::Database(e) => db_error(e),
-            other => JobError::Permanent(other.to_string()),
-        })?;
+        request_delivery(db, due.tenant, Channel::Email, due.not_before)
+            .await
+            .map_err(|e| match e {
+                causelist_queue::EnqueueError::Database(e) => db_error(e),
+                other => JobError::Permanent(other.to_string()),
+            })?;
     }
     Ok(())
 }
 
 /// The results of each tenant, out of a report's `tenants`.
 pub(super) fn per_tenant(report: &Value) -> Vec<(TenantId, Value)> {
-    let tenants = report.get("tenants").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let tenants = report
+        .get("tenants")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     tenants
         .iter()
         .filter_map(|entry| {
@@ -100,7 +106,11 @@ pub(super) fn total(mut report: Value, counts: &[&str]) -> Value {
     let sums: Vec<(String, Value)> = counts
         .iter()
         .map(|name| {
-            let tenants = report.get("tenants").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let tenants = report
+                .get("tenants")
+                .and_then(Value::as_array)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             let sum: i64 = tenants.iter().filter_map(|t| t.get(*name)?.as_i64()).sum();
             ((*name).to_owned(), sum.into())
         })
@@ -113,7 +123,10 @@ pub(super) fn total(mut report: Value, counts: &[&str]) -> Value {
 
 /// Takes the list of mail to deliver out of an application's answer: it is no part of the report.
 pub(super) fn take_mail(report: &mut Value) -> Result<Vec<MailDue>, JobError> {
-    let mail = report.as_object_mut().and_then(|fields| fields.remove("mail")).unwrap_or_default();
+    let mail = report
+        .as_object_mut()
+        .and_then(|fields| fields.remove("mail"))
+        .unwrap_or_default();
     if mail.is_null() {
         return Ok(Vec::new());
     }

@@ -46,7 +46,12 @@ pub(super) async fn write(
 ) -> Result<Value, JobError> {
     let host = cx.state::<Host>()?;
     sqlx::query(NO_JIT).execute(&mut *db).await.map_err(db_error)?;
-    sqlx::query(LOCK).bind(kind).bind(cx.tenant()).execute(&mut *db).await.map_err(db_error)?;
+    sqlx::query(LOCK)
+        .bind(kind)
+        .bind(cx.tenant())
+        .execute(&mut *db)
+        .await
+        .map_err(db_error)?;
     let report: Value = sqlx::query_scalar(AssertSqlSafe(host.sql(sql)))
         .persistent(false)
         .bind(cx.tenant())

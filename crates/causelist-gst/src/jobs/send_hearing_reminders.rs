@@ -65,9 +65,8 @@ impl PlannedJob for SendHearingReminders {
     }
 
     async fn plan(&self, cx: &JobCx, db: &mut PgConnection) -> Result<Value, JobError> {
-        let sql = format!(
-            "with {SCOPE}, {PEOPLE}, {SOURCE}, {LETTER}, told as (select * from letter) {RESULT} {FIRST}"
-        );
+        let sql =
+            format!("with {SCOPE}, {PEOPLE}, {SOURCE}, {LETTER}, told as (select * from letter) {RESULT} {FIRST}");
         read(cx, db, &sql, &COUNTS).await
     }
 

@@ -35,7 +35,7 @@ async fn the_jobs_of_a_dead_worker_are_taken_up_within_two_leases() {
             .build()
             .expect("a runtime");
         runtime.block_on(async move {
-            let pool = sqlx::PgPool::connect(&url).await.expect("connects");
+            let pool = causelist_testkit::connect(&url, 10).await;
             let running = worker(&pool, options());
             until("it has begun", || async {
                 count(&pool, "select count(*) from begun").await == 2
@@ -67,6 +67,41 @@ async fn the_jobs_of_a_dead_worker_are_taken_up_within_two_leases() {
     }
     assert_eq!(count(db.pool(), "select count(*) from effect").await, 1);
     worker.stop().await;
+    assert_idle(db.pool()).await;
+}
+
+#[tokio::test]
+async fn a_restart_under_the_same_name_takes_up_what_the_dead_one_held() {
+    let db = db().await;
+    let id = put(db.pool(), act_job(&Act::Wait)).await;
+    let doomed = worker(db.pool(), options());
+    until("it has begun", || async {
+        count(db.pool(), "select count(*) from begun").await == 1
+    })
+    .await;
+    doomed.task.abort();
+    // The same name; the dead one's row is still there, and nobody has released its claim.
+    let restarted = worker(db.pool(), options());
+    until("it has begun again", || async {
+        count(db.pool(), "select count(*) from begun").await == 2
+    })
+    .await;
+    open_gate(db.pool()).await;
+    let (record, attempts) = finished(db.pool(), id).await;
+    assert_eq!(record.state, "done");
+    assert_eq!(
+        attempts.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>(),
+        ["crashed", "done"]
+    );
+    let gap = attempts[1].claimed_at - attempts[0].claimed_at;
+    assert!(
+        gap < chrono::Duration::from_std(options().lease * 3).expect("fits"),
+        "taken up after {gap}"
+    );
+    let names = count(db.pool(), "select count(distinct name) from causelist.worker").await;
+    let starts = count(db.pool(), "select count(*) from causelist.worker").await;
+    assert_eq!((names, starts), (1, 2));
+    restarted.stop().await;
     assert_idle(db.pool()).await;
 }
 

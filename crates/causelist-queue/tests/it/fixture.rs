@@ -162,7 +162,7 @@ pub fn options() -> WorkerOptions {
         lease: Duration::from_secs(2),
         poll: Duration::from_millis(50),
         grace: Duration::from_secs(20),
-        listen: true,
+        listen: !causelist_testkit::is_pooled(),
     }
 }
 

@@ -1,8 +1,17 @@
 //! Conformance of the queue, over a real PostgreSQL.
 
+#![expect(clippy::expect_used, reason = "a test says by panicking what did not hold")]
+
 mod crash;
+mod dead;
 mod enqueue;
 mod fixture;
+mod model;
 mod outcomes;
+mod queues;
+mod races;
+mod retention;
+mod roles;
 mod schedule;
 mod shutdown;
+mod sql;

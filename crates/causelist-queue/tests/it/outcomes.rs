@@ -1,6 +1,6 @@
 //! How attempts end, and what follows.
 
-use causelist_queue::{CancelEffect, NewJob, cancel, retry_dead};
+use causelist_queue::{CancelEffect, DeadFilter, NewJob, cancel, retry_dead};
 use serde_json::json;
 
 use crate::fixture::{Act, Brief, act_job, assert_idle, count, db, finished, options, put, state, until, worker};
@@ -143,13 +143,15 @@ async fn bad_arguments_are_dead_at_once_and_a_dead_letter_can_be_retried() {
     assert_eq!((record.state.as_str(), attempts.len()), ("dead", 1));
     assert!(record.error.expect("an error").contains("dance"));
     let mut conn = db.pool().acquire().await.expect("a connection");
-    assert!(retry_dead(&mut conn, bad).await.expect("answers"));
+    let back = retry_dead(&mut conn, &DeadFilter::job(bad), 1).await.expect("answers");
+    assert_eq!(back.jobs, [bad]);
     until("it is dead again", || async {
         count(db.pool(), "select count(*) from causelist.attempt").await == 2
     })
     .await;
     finished(db.pool(), bad).await;
-    assert!(!retry_dead(&mut conn, 1).await.expect("answers"), "no such dead letter");
+    let none = retry_dead(&mut conn, &DeadFilter::job(1), 1).await.expect("answers");
+    assert!(none.jobs.is_empty() && none.refused.is_empty(), "no such dead letter");
     worker.stop().await;
 }
 

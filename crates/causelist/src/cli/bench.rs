@@ -179,7 +179,7 @@ async fn generate(app: &App, tasks: i64, tenants: i64, now: chrono::DateTime<chr
 
 async fn reset(app: &App) -> Result<(), Failure> {
     let sql = app.host.sql(
-        "truncate host.tasks, host.escalation_events, host.notifications, host.audit_log,
+        "truncate host.tasks, host.case_statutory_deadlines, host.escalation_events, host.notifications, host.audit_log,
                   causelist.event, causelist.message, causelist.audit_mark;
          insert into host.tasks select * from causelist.bench_tasks",
     );

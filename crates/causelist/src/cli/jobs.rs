@@ -1,11 +1,13 @@
 //! `causelist jobs`: look at jobs and act on them.
 
+use causelist_core::Clock;
 use causelist_queue::{CancelEffect, JobFilter, JobRecord, STATES};
 use clap::Subcommand;
 use serde_json::json;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::dead::{self, Act};
 use super::error::Failure;
 use super::out::{Out, or_dash, table, time};
 
@@ -40,18 +42,29 @@ pub enum JobsCommand {
         /// The job's id
         id: i64,
     },
-    /// Take a dead letter back into its queue
-    Retry {
-        /// The job's id
-        id: i64,
+    /// List the dead letters by cause
+    Dead {
+        #[command(flatten)]
+        filter: dead::FilterArgs,
+        /// At most this many causes
+        #[arg(long, default_value_t = 50)]
+        limit: i64,
     },
+    /// Take a dead letter back into its queue, or all that match
+    ///
+    /// Example: causelist jobs retry --dead --kind deliver-messages --older-than 1h --dry-run
+    Retry(dead::ActArgs),
+    /// Give up a dead letter for good, or all that match: discarded, it can't be retried
+    ///
+    /// Example: causelist jobs purge --dead --reason permanent --older-than 30d --dry-run
+    Purge(dead::ActArgs),
 }
 
 /// Runs it.
 ///
 /// # Errors
 /// Bad input, no such job, or no database.
-pub async fn run(pool: &PgPool, out: Out, command: JobsCommand) -> Result<(), Failure> {
+pub async fn run(pool: &PgPool, out: Out, clock: &dyn Clock, command: JobsCommand) -> Result<(), Failure> {
     match command {
         JobsCommand::List {
             kind,
@@ -125,27 +138,15 @@ pub async fn run(pool: &PgPool, out: Out, command: JobsCommand) -> Result<(), Fa
             };
             out.show(&json!({ "id": id.to_string(), "effect": effect }), |_| text)?;
         }
-        JobsCommand::Retry { id } => {
-            let mut db = pool.acquire().await?;
-            if !causelist_queue::retry_dead(&mut db, id).await? {
-                let state = causelist_queue::show(&mut db, id)
-                    .await?
-                    .ok_or_else(|| unknown(id))?
-                    .0
-                    .state;
-                return Err(Failure::Ran(format!(
-                    "job {id} is {state}: only a dead job can be retried"
-                )));
-            }
-            out.show(&json!({ "id": id.to_string(), "effect": "ready" }), |_| {
-                format!("job {id} is back in its queue")
-            })?;
-        }
+        JobsCommand::Dead { filter, limit } => dead::causes(pool, out, clock, filter, limit).await?,
+        JobsCommand::Retry(asked) => dead::act(pool, out, clock, Act::Retry, asked).await?,
+        JobsCommand::Purge(asked) => dead::act(pool, out, clock, Act::Purge, asked).await?,
     }
     Ok(())
 }
 
-fn unknown(id: i64) -> Failure {
+/// There is no job with this id.
+pub(super) fn unknown(id: i64) -> Failure {
     Failure::Ran(format!("job {id} does not exist, or its history was dropped"))
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod dead;
 mod demo;
 mod doctor;
 mod enqueue;
@@ -8,6 +9,7 @@ mod error;
 mod jobs;
 mod keys;
 mod out;
+mod queues;
 mod schedules;
 
 use std::path::PathBuf;
@@ -91,6 +93,9 @@ enum Command {
     /// Look at schedules and act on them
     #[command(subcommand)]
     Schedules(schedules::SchedulesCommand),
+    /// Look at queues, make, pause and resume them
+    #[command(subcommand)]
+    Queues(queues::QueuesCommand),
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -189,7 +194,7 @@ impl Cli {
                 enqueue::enqueue(&app::pool(&config)?, out, &app::registry(), limits, asked).await
             }
             Command::Run(asked) => enqueue::run(&app::pool(&config)?, out, &app::registry(), &SystemClock, asked).await,
-            Command::Jobs(command) => jobs::run(&app::pool(&config)?, out, command).await,
+            Command::Jobs(command) => jobs::run(&app::pool(&config)?, out, &SystemClock, command).await,
             Command::Schedules(schedules::SchedulesCommand::Preview {
                 cron,
                 zone,
@@ -197,6 +202,7 @@ impl Cli {
                 from,
             }) => schedules::preview(out, &SystemClock, &cron, &zone, count, from),
             Command::Schedules(command) => schedules::run(&app::pool(&config)?, out, &SystemClock, command).await,
+            Command::Queues(command) => queues::run(&app::pool(&config)?, out, command).await,
             Command::Keys(command) => keys::run(&app::pool(&config)?, out, command).await,
             Command::Bench(command) => Box::pin(bench::run(out, config, command)).await,
             Command::Config => show_config(out, &config),

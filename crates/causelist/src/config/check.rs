@@ -9,16 +9,17 @@ use sqlx::postgres::PgConnectOptions;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
-use super::Config;
 use super::error::ConfigError;
 use super::layers::Layers;
+use super::{ArchiveMode, Config};
 
 /// What whole numbers may be. A test sees to it that all of them are here.
-pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 6] = [
+pub(super) const NUMBERS: [(&str, RangeInclusive<i64>); 7] = [
     ("api.body_limit_kib", 1..=65_536),
     ("database.pool_size", 1..=1_000),
     ("mail.smtp_port", 1..=65_535),
     ("queue.payload_limit_kib", 1..=16_384),
+    ("retention.details_days", 1..=36_500),
     ("worker.batch", 1..=10_000),
     ("worker.concurrency", 1..=1_024),
 ];
@@ -105,6 +106,11 @@ pub(super) fn all(config: &Config) -> Result<(), ConfigError> {
     between("mail.smtp_timeout", mail.smtp_timeout, seconds(1), minute * 10)?;
     between("links.lifetime", links.lifetime, minute, year)?;
 
+    check(
+        "retention.archive_dir",
+        config.retention.archive != ArchiveMode::File || !config.retention.archive_dir.is_empty(),
+        "a directory, since retention.archive is \"file\"",
+    )?;
     check(
         "mail.smtp_password",
         mail.smtp_user.is_empty() == mail.smtp_password.expose().is_empty(),

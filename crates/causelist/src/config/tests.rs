@@ -38,6 +38,10 @@ fn the_defaults_are_as_documented() {
     assert_eq!(config.worker.shutdown_grace, Duration::from_secs(25));
     assert_eq!(config.queue.payload_limit_kib, 256);
     assert_eq!(
+        (config.retention.details_days, config.retention.archive),
+        (30, ArchiveMode::Off)
+    );
+    assert_eq!(
         (config.mail.mode, config.mail.smtp_tls),
         (MailMode::Off, SmtpTls::StartTls)
     );
@@ -237,6 +241,14 @@ fn wrong_values_name_key_value_source_and_what_was_expected() {
             "[api]\nbody_limit_kib = 100",
             "`api.body_limit_kib` is 100 (file causelist.toml): expected at least queue.payload_limit_kib, \
              which is 256",
+        ),
+        (
+            "[retention]\narchive = \"file\"",
+            "`retention.archive_dir` is \"\" (default): expected a directory, since retention.archive is \"file\"",
+        ),
+        (
+            "[retention]\ndetails_days = 0",
+            "`retention.details_days` is 0 (file causelist.toml): expected a whole number from 1 to 36500",
         ),
         (
             "[mail]\nmode = \"pigeon\"",

@@ -58,7 +58,7 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(value: D) -> Result<Duration, 
 }
 
 /// Reads `500ms`, `6s`, `2m`, `1h`, `7d`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
     let number: u64 = text[..text.len() - unit.len()].parse().ok()?;

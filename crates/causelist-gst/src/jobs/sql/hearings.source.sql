@@ -1,4 +1,4 @@
--- The hearings to come, as far ahead as anybody may want to be reminded.
+-- The hearings to come, as far ahead as anybody may want to be reminded: a year at most.
 hearing as materialized (
     select h.id, h.tenant_id as tenant, h.case_id, h.hearing_date, l.local, l.local::date - s.today as days,
            c.case_number, c.title, c.client_id, c.owner_id, c.assigned_to,
@@ -7,7 +7,7 @@ hearing as materialized (
     from scope s
     join host.hearings h on h.tenant_id = s.tenant
      and h.hearing_date >= s.today::timestamp at time zone s.zone
-     and h.hearing_date < (s.today + 31)::timestamp at time zone s.zone
+     and h.hearing_date < (s.today + 366)::timestamp at time zone s.zone
     join host.cases c on c.id = h.case_id and c.tenant_id = h.tenant_id
     left join host.courts ct on ct.id = h.court_id and ct.tenant_id = h.tenant_id
     cross join lateral (select h.hearing_date at time zone s.zone as local) l

@@ -8,6 +8,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::program::{Demo, call, demo, http, run};
 
+mod start;
+
 const JOBS: [&str; 5] = [
     "check-sla-and-overdue",
     "send-hearing-reminders",
@@ -191,6 +193,10 @@ async fn every_function_answers_rightly_once_and_a_dry_run_foretells_it() {
     let before = everything(&mut db).await;
     let mails = mails(dir.path());
     assert!(mails > 0, "the demo caught mail");
+    assert!(
+        mail_has(dir.path(), &format!("{}/links/", demo.url)),
+        "links lead to the port that was really taken"
+    );
     for kind in JOBS {
         let (status, answer) = call(&demo, kind, &json!({ "executedAt": last }).to_string());
         assert_eq!(status, 200, "{answer}");
@@ -235,6 +241,15 @@ async fn wait_for_mail(db: &mut PgConnection) {
 
 fn mails(dir: &std::path::Path) -> usize {
     std::fs::read_dir(dir.join("mail/new")).map_or(0, Iterator::count)
+}
+
+/// Whether any mail has this text, its lines put together again.
+fn mail_has(dir: &std::path::Path, text: &str) -> bool {
+    let mails = std::fs::read_dir(dir.join("mail/new")).expect("mail");
+    mails.flatten().any(|mail| {
+        let mail = std::fs::read_to_string(mail.path()).expect("a mail");
+        mail.replace("=\r\n", "").replace("=\n", "").contains(text)
+    })
 }
 
 async fn stops(demo: Demo) {
@@ -309,6 +324,7 @@ async fn the_ports_refuse_what_is_wrong_and_tell_how_it_goes() {
         (b"[]", "JSON object"),
         (br#"{"executedAt": "yesterday"}"#, "yesterday"),
         (br#"{"executedAt": 12}"#, "12"),
+        (br#"{"executedAt": "2099-01-15T10:30:00Z"}"#, "2099"),
         (br#"{"tenant": "acme"}"#, "acme"),
         (br#"{"dryRun": "maybe"}"#, "maybe"),
         (br#"{"executedAd": "2025-01-15T10:30:00Z"}"#, "executedAd"),
@@ -317,6 +333,9 @@ async fn the_ports_refuse_what_is_wrong_and_tell_how_it_goes() {
         let (status, _, body) = post(kind, &key, bad);
         assert!(status == 400 && body.contains(word), "{status} {body}");
     }
+    let stranger = br#"{"tenant": "00000000-0000-4000-8000-00000000dead"}"#;
+    let (status, _, body) = post(kind, &key, stranger);
+    assert!(status == 404 && body.contains("00000000dead"), "{status} {body}");
     let large = format!("{{\"executedAt\": \"{}\"}}", "x".repeat(10 * 1024 * 1024));
     let (status, _, body) = post(kind, &key, large.as_bytes());
     assert!((400..500).contains(&status), "{status} {body}");

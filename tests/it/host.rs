@@ -98,6 +98,56 @@ async fn the_jobs_work_beside_more_columns_row_security_and_a_strict_audit_log()
 }
 
 #[tokio::test]
+async fn what_a_hosts_trigger_says_is_not_kept_and_a_mistyped_tenant_is_refused() {
+    let (db, now) = practice().await;
+    sqlx::raw_sql(
+        "create function guard() returns trigger language plpgsql as
+             $$ begin raise exception 'task of Mrs Canary (canary@example.in) is locked'; end $$;
+         create trigger guard before update on tasks for each row execute function guard();",
+    )
+    .execute(db.pool())
+    .await
+    .expect("runs");
+    let _worker = role(&db, &["worker", "--queues", "practice"]);
+    until(
+        db.pool(),
+        "the worker is there",
+        "select exists (select from causelist.worker)",
+    )
+    .await;
+    let made = json(
+        db.url(),
+        &["run", "check-sla-and-overdue", "--as-of", &now.to_rfc3339()],
+    );
+    until(
+        db.pool(),
+        "an attempt has failed",
+        "select exists (select from causelist.attempt where outcome = 'retry')",
+    )
+    .await;
+    let shown = run(
+        db.url(),
+        &["jobs", "show", made["id"].as_str().expect("an id"), "--json"],
+    );
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(
+        shown.contains("P0001") && !shown.to_lowercase().contains("canary"),
+        "{shown}"
+    );
+    let output = run(
+        db.url(),
+        &[
+            "run",
+            "analytics-snapshot",
+            "--tenant",
+            "00000000-0000-4000-8000-00000000dead",
+        ],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("00000000-0000-4000-8000-00000000dead"));
+}
+
+#[tokio::test]
 async fn a_role_that_row_security_blinds_is_told_so_and_cured() {
     let (db, now) = practice().await;
     let role_name = format!("blind_{}", db.name());

@@ -71,6 +71,22 @@ async fn commands_refuse_bad_input_and_write_nothing() {
         2,
         &["yesterday"],
     );
+    let far = "9999-01-01T00:00:00Z";
+    refused(
+        url,
+        &["run", "check-sla-and-overdue", "--as-of", far],
+        2,
+        &["9999", "2100"],
+    );
+    let ahead = "2099-01-01T00:00:00Z";
+    refused(
+        url,
+        &["run", "check-sla-and-overdue", "--as-of", ahead],
+        2,
+        &["2099", "dryRun"],
+    );
+    let args = r#"{"executedAt": "2099-01-01T00:00:00Z"}"#;
+    refused(url, &["enqueue", "check-sla-and-overdue", args], 2, &["2099"]);
     refused(
         url,
         &["run", "check-sla-and-overdue", "--wait"],

@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use causelist_core::{RunArgs, TenantId};
-use causelist_queue::{JobRecord, NewJob};
+use causelist_queue::{EnqueueError, JobRecord, NewJob};
 use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -116,7 +116,7 @@ async fn run(
         ),
         _ => Failure::new(StatusCode::BAD_REQUEST, "Bad request", rejection.body_text()),
     })?;
-    let request = read(&body)?;
+    let request = read(&body, now)?;
     let tenant = match (caller.tenant, request.tenant) {
         (Some(own), Some(asked)) if own != asked => {
             return Err(Failure::new(
@@ -127,6 +127,15 @@ async fn run(
         }
         (own, asked) => own.or(asked),
     };
+    if let Some(tenant) = tenant
+        && !(state.tenant_known)(tenant).await?
+    {
+        return Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            "Not found",
+            format!("tenant {tenant} is not among the active tenants"),
+        ));
+    }
     let Ok(_place) = state.waiting.try_acquire() else {
         return Err(Failure::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -153,7 +162,10 @@ async fn run(
     let mut db = state.pool.acquire().await?;
     let made = causelist_queue::enqueue(&mut db, NewJob::with_spec(spec, args).tenant(tenant))
         .await
-        .map_err(|e| Failure::new(StatusCode::BAD_REQUEST, "Bad request", e.to_string()))?;
+        .map_err(|e| match e {
+            EnqueueError::Database(e) => Failure::from(e),
+            other => Failure::new(StatusCode::BAD_REQUEST, "Bad request", other.to_string()),
+        })?;
     drop(db);
     causelist_queue::notify_ready(&state.pool, spec.queue).await;
     let finished = causelist_queue::wait_until_finished(&state.pool, made.id, state.wait_limit).await?;
@@ -163,7 +175,7 @@ async fn run(
     })
 }
 
-fn read(body: &[u8]) -> Result<Request, Failure> {
+fn read(body: &[u8], now: DateTime<Utc>) -> Result<Request, Failure> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Request::default());
     }
@@ -182,14 +194,12 @@ fn read(body: &[u8]) -> Result<Request, Failure> {
             .join(", ");
         bad(format!("{e}; got {wrong}"))
     })?;
-    if let Some(at) = request.executed_at
-        && !(946_684_800..4_102_444_800).contains(&at.timestamp())
-    {
-        return Err(bad(format!(
-            "executedAt {:?}: must lie between 2000 and 2100",
-            instant(at)
-        )));
+    RunArgs {
+        executed_at: request.executed_at,
+        dry_run: request.dry_run,
     }
+    .check(now)
+    .map_err(bad)?;
     Ok(request)
 }
 
@@ -249,14 +259,14 @@ mod tests {
     use super::*;
 
     fn refused(body: &str) -> (u16, String) {
-        let failure = read(body.as_bytes()).expect_err("must be refused");
+        let failure = read(body.as_bytes(), DateTime::UNIX_EPOCH).expect_err("must be refused");
         (failure.status.as_u16(), failure.details)
     }
 
     #[test]
     fn an_empty_body_means_now() {
         for body in ["", "  \n", "{}"] {
-            let request = read(body.as_bytes()).ok().expect("is fine");
+            let request = read(body.as_bytes(), DateTime::UNIX_EPOCH).ok().expect("is fine");
             assert!(request.executed_at.is_none() && request.tenant.is_none() && !request.dry_run);
         }
     }

@@ -9,4 +9,4 @@ mod router;
 
 pub use admin::{AdminState, admin_router, install_metrics};
 pub use auth::{Caller, NewKey, create_key};
-pub use router::{ApiState, router};
+pub use router::{ApiState, TenantKnown, router};

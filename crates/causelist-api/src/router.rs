@@ -8,8 +8,9 @@ use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use causelist_core::Clock;
+use causelist_core::{Clock, TenantId};
 use causelist_queue::Registry;
+use futures::future::BoxFuture;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -21,8 +22,11 @@ use crate::{admin, functions, jobs};
 /// Function calls that may wait for their result at the same time; one more gets 429.
 const WAITING_MAX: usize = 64;
 
+/// Says whether the host has an active tenant of this id: the API does not know where tenants live.
+pub type TenantKnown = dyn Fn(TenantId) -> BoxFuture<'static, Result<bool, sqlx::Error>> + Send + Sync;
+
 /// What the handlers need.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ApiState {
     pub(crate) pool: PgPool,
     pub(crate) registry: Registry,
@@ -32,6 +36,15 @@ pub struct ApiState {
     pub(crate) waiting: Arc<Semaphore>,
     /// The largest body, in bytes.
     pub(crate) body_limit: usize,
+    pub(crate) tenant_known: Arc<TenantKnown>,
+}
+
+impl std::fmt::Debug for ApiState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiState")
+            .field("registry", &self.registry)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ApiState {
@@ -43,6 +56,7 @@ impl ApiState {
         clock: Arc<dyn Clock>,
         wait_limit: Duration,
         body_limit: usize,
+        tenant_known: Arc<TenantKnown>,
     ) -> Self {
         Self {
             pool,
@@ -51,6 +65,7 @@ impl ApiState {
             wait_limit,
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             body_limit,
+            tenant_known,
         }
     }
 }

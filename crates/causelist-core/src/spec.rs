@@ -73,3 +73,50 @@ pub struct RunArgs {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
 }
+
+impl RunArgs {
+    /// How far ahead of now a real run may pretend to be. What it did could not be undone: a task
+    /// marked overdue as of next year stays so.
+    pub const AHEAD: chrono::Duration = chrono::Duration::days(7);
+
+    /// Refuses an instant that must be a mistake, naming it. For the edges: what is stored is run.
+    ///
+    /// # Errors
+    /// What is wrong with it and what to do.
+    pub fn check(&self, now: DateTime<Utc>) -> Result<(), String> {
+        let Some(at) = self.executed_at else { return Ok(()) };
+        if !(946_684_800..4_102_444_800).contains(&at.timestamp()) {
+            return Err(format!("executedAt {at:?}: must lie between 2000 and 2100"));
+        }
+        if !self.dry_run && at > now + Self::AHEAD {
+            return Err(format!(
+                "executedAt {at:?}: a run can be at most 7 days ahead, since it can't be undone; preview it with dryRun"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_far_ahead_can_only_be_previewed() {
+        let now: DateTime<Utc> = "2026-11-23T10:00:00Z".parse().expect("an instant");
+        let run = |text: &str, dry_run| {
+            let at = text.parse().expect("an instant");
+            RunArgs {
+                executed_at: Some(at),
+                dry_run,
+            }
+            .check(now)
+        };
+        assert!(run("2026-11-24T10:00:00Z", false).is_ok());
+        assert!(run("2025-01-15T10:30:00Z", false).is_ok());
+        assert!(run("2027-11-24T10:00:00Z", false).is_err_and(|e| e.contains("2027-11-24")));
+        assert!(run("2027-11-24T10:00:00Z", true).is_ok());
+        assert!(run("9999-01-01T00:00:00Z", true).is_err_and(|e| e.contains("2100")));
+        assert!(RunArgs::default().check(now).is_ok());
+    }
+}

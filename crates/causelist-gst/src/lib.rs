@@ -12,3 +12,4 @@ pub use host::{Host, HostError};
 pub use jobs::{
     AnalyticsSnapshot, AutomationHealthCheck, CheckSlaAndOverdue, CheckUpcomingDeadlines, SendHearingReminders,
 };
+pub use tenants::Found;

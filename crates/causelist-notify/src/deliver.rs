@@ -363,7 +363,8 @@ impl Job for SweepMessages {
 
     fn spec() -> KindSpec {
         KindSpec {
-            queue: "delivery",
+            // It needs no way for mail to leave, so it runs where mail is switched off too.
+            queue: "default",
             schedule: Some(DefaultSchedule {
                 per_tenant: false,
                 cron: "*/5 * * * *",

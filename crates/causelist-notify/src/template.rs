@@ -16,9 +16,10 @@
 //! | `judge` | text? | "to be assigned" when absent |
 //! | `clientName` | text | the client's display name |
 //! | `hearingAt` | text | the instant, ISO 8601 with offset |
-//! | `localDate`, `localTime` | text | as the reader writes them: "Wed, 15 Jan 2025", "10:30 AM" |
+//! | `localDate`, `localTime` | text | as the reader writes them: "Wed, 15 Jan 2025", "10:30 AM IST" |
 //! | `when` | text | "today", "tomorrow", "in 3 days" |
 //! | `recipientName`, `firmName` | text | who is addressed, by which firm |
+//! | `internal` | flag? | whether it goes to a member, who is shown the firm's checklist |
 //!
 //! `deadline-digest`
 //!
@@ -130,6 +131,7 @@ enum Want {
     TextOrNone,
     Number,
     NumberOrNone,
+    FlagOrNone,
     EntityType,
     Uuid,
     Lines(&'static [(&'static str, Want)]),
@@ -167,6 +169,7 @@ const SPECS: &[Spec] = &[
             ("when", Want::Text),
             ("recipientName", Want::Text),
             ("firmName", Want::Text),
+            ("internal", Want::FlagOrNone),
         ],
         subject: "Hearing Reminder: {{ caseNumber }} - {{ courtName }}",
         text: include_str!("../templates/hearing-reminder.txt"),
@@ -302,7 +305,7 @@ impl Filling<'_> {
             let path = format!("{at}{name}");
             let value = object.get(*name).unwrap_or(&Value::Null);
             let filled = match (want, value) {
-                (Want::TextOrNone | Want::NumberOrNone, Value::Null) => Value::Null,
+                (Want::TextOrNone | Want::NumberOrNone | Want::FlagOrNone, Value::Null) => Value::Null,
                 (_, Value::Null) => return Err(self.wrong(&path, "is missing")),
                 (Want::Text | Want::TextOrNone, Value::String(text)) => Value::String(clean(text)),
                 (Want::Text | Want::TextOrNone, _) => return Err(self.wrong(&path, "must be text")),
@@ -310,6 +313,8 @@ impl Filling<'_> {
                 (Want::Number | Want::NumberOrNone, _) => {
                     return Err(self.wrong(&path, "must be a number"));
                 }
+                (Want::FlagOrNone, Value::Bool(_)) => value.clone(),
+                (Want::FlagOrNone, _) => return Err(self.wrong(&path, "must be true or false")),
                 (Want::EntityType, Value::String(text)) if is_entity_type(text) => value.clone(),
                 (Want::EntityType, _) => {
                     return Err(self.wrong(&path, "must be a word of a-z and _"));

@@ -33,8 +33,8 @@ fn reminder() -> Value {
     json!({
         "caseNumber": "GST/2025/014", "caseTitle": "Mehta & Sons v. State Tax", "courtName": "GSTAT Mumbai",
         "courtCity": "Mumbai", "judge": null, "clientName": "Mehta & Sons", "hearingAt": "2025-01-15T10:30:00+05:30",
-        "localDate": "Wed, 15 Jan 2025", "localTime": "10:30 AM", "when": "tomorrow",
-        "recipientName": "Asha Rao", "firmName": "Rao Associates",
+        "localDate": "Wed, 15 Jan 2025", "localTime": "10:30 AM IST", "when": "tomorrow",
+        "recipientName": "Asha Rao", "firmName": "Rao Associates", "internal": true,
     })
 }
 
@@ -56,7 +56,7 @@ fn a_reminder_says_what_a_member_must_know() {
         "GST/2025/014 - Mehta & Sons v. State Tax",
         "Client:    Mehta & Sons",
         "Date:      Wed, 15 Jan 2025",
-        "Time:      10:30 AM",
+        "Time:      10:30 AM IST\n",
         "Court:     GSTAT Mumbai, Mumbai\n",
         "Judge:     to be assigned\n",
         "Vakalatnama",
@@ -74,6 +74,21 @@ fn a_reminder_says_what_a_member_must_know() {
         "{}",
         mail.text
     );
+}
+
+#[test]
+fn the_firms_checklist_is_for_members_only() {
+    for (internal, shown) in [(json!(true), true), (json!(false), false), (Value::Null, false)] {
+        let mut data = reminder();
+        data["internal"] = internal.clone();
+        let mail = render("hearing-reminder", &data);
+        for text in [&mail.text, &mail.html] {
+            for part in ["Before the hearing", "Vakalatnama", "Client informed"] {
+                assert_eq!(text.contains(part), shown, "{internal}: {part:?} in\n{text}");
+            }
+            assert!(text.contains("Rao Associates"), "{text}");
+        }
+    }
 }
 
 #[test]
@@ -170,7 +185,7 @@ fn whatever_is_missing_or_of_a_wrong_type_is_named() {
         .as_object()
         .expect("is an object")
         .keys()
-        .filter(|n| !["judge", "courtCity"].contains(&n.as_str()))
+        .filter(|n| !["judge", "courtCity", "internal"].contains(&n.as_str()))
     {
         let mut data = full.clone();
         data.as_object_mut().expect("is an object").remove(name);
@@ -184,6 +199,12 @@ fn whatever_is_missing_or_of_a_wrong_type_is_named() {
             format!("template 'hearing-reminder': field '{name}' must be text")
         );
     }
+    let mut data = full;
+    data["internal"] = json!("yes");
+    assert_eq!(
+        problem("hearing-reminder", data),
+        "template 'hearing-reminder': field 'internal' must be true or false"
+    );
     let mut bad = line("x", "Today");
     bad["entityId"] = json!("Ravi Kumar");
     assert_eq!(

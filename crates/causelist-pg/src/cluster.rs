@@ -74,6 +74,7 @@ impl Cluster {
         make_private_dir(&layout.dir).map_err(Error::io("make", &layout.dir))?;
         let lock = OwnerLock::take(&layout)?;
         stop_orphan(&layout)?;
+        setup::sweep(&layout);
 
         let account = Account::detect();
         account.give(&layout.dir)?;

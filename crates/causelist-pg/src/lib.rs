@@ -7,7 +7,7 @@
 //!
 //! | name | what |
 //! | --- | --- |
-//! | `data/` | the server's data; made under the name `data.new` and then renamed, so that an interrupted `initdb` leaves nothing half made |
+//! | `data/` | the server's data; made under a name of its own (`data.new.…`) and then renamed, so that an interrupted `initdb` leaves nothing half made |
 //! | `password` | the password of the login, readable by its owner only |
 //! | `owner.lock` | held, with its process id inside, by the process that runs the server |
 //! | `run/` | the Unix socket, unless the path is too long for one |
@@ -48,10 +48,6 @@ impl Layout {
 
     fn data(&self) -> PathBuf {
         self.dir.join("data")
-    }
-
-    fn half_made_data(&self) -> PathBuf {
-        self.dir.join("data.new")
     }
 
     fn password(&self) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -13,31 +13,58 @@ use crate::{Error, Layout, Options, PgBinaries};
 pub(crate) const USER: &str = "causelist";
 /// The database that every new cluster has.
 pub(crate) const DATABASE: &str = "causelist";
+/// What the names of clusters in the making begin with.
+const HALF_MADE: &str = "data.new";
 
 /// Makes the cluster under another name and renames it when it is whole.
 pub(crate) fn make(bin: &PgBinaries, layout: &Layout, account: Account, options: &Options) -> Result<(), Error> {
-    let half = layout.half_made_data();
-    remove_dir(&half)?;
     write_password(layout, account)?;
-    crate::account::make_private_dir(&half).map_err(Error::io("make", &half))?;
-    account.give(&half)?;
+    // A name that nobody has had: the `initdb` of a killed process may still be writing to its own.
+    let prefix = format!("{HALF_MADE}.{}.", std::process::id());
+    let half = tempfile::Builder::new()
+        .prefix(&prefix)
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(&layout.dir)
+        .map_err(Error::io("make a directory in", &layout.dir))?;
+    let half = half.path();
+    account.give(half)?;
 
     // C.UTF-8 sorts bytewise and knows upper and lower case of all scripts; where the system lacks
     // it, C knows them for ASCII only.
-    initdb(bin, layout, account, options, "C.UTF-8").or_else(|_| {
-        remove_content(&half)?;
-        initdb(bin, layout, account, options, "C")
+    initdb(bin, layout, half, account, options, "C.UTF-8").or_else(|_| {
+        remove_content(half)?;
+        initdb(bin, layout, half, account, options, "C")
     })?;
-    create_database(bin, layout, account)?;
+    create_database(bin, layout, half, account)?;
     let data = layout.data();
-    fs::rename(&half, &data).map_err(Error::io("rename the new cluster to", &data))
+    fs::rename(half, &data).map_err(Error::io("rename the new cluster to", &data))
 }
 
-fn initdb(bin: &PgBinaries, layout: &Layout, account: Account, options: &Options, locale: &str) -> Result<(), Error> {
+/// Clears away what interrupted starts left half made. Only the owner of the directory may: no
+/// other live one exists then. Best effort: what an `initdb` is still writing to stays until the
+/// next start.
+pub(crate) fn sweep(layout: &Layout) {
+    for entry in fs::read_dir(&layout.dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(HALF_MADE));
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn initdb(
+    bin: &PgBinaries,
+    layout: &Layout,
+    half: &Path,
+    account: Account,
+    options: &Options,
+    locale: &str,
+) -> Result<(), Error> {
     let mut command = account.command(&bin.program("initdb"));
     command
         .arg("-D")
-        .arg(layout.half_made_data())
+        .arg(half)
         .args([
             "-U",
             USER,
@@ -60,7 +87,7 @@ fn initdb(bin: &PgBinaries, layout: &Layout, account: Account, options: &Options
 }
 
 /// In single-user mode: it needs no port and no login, and is over when the statement is.
-fn create_database(bin: &PgBinaries, layout: &Layout, account: Account) -> Result<(), Error> {
+fn create_database(bin: &PgBinaries, layout: &Layout, half: &Path, account: Account) -> Result<(), Error> {
     let mut command = account.command(&bin.program("postgres"));
     command
         .args([
@@ -71,7 +98,7 @@ fn create_database(bin: &PgBinaries, layout: &Layout, account: Account) -> Resul
             "log_min_messages=fatal",
             "-D",
         ])
-        .arg(layout.half_made_data())
+        .arg(half)
         .arg("postgres");
     run(
         layout,

@@ -44,6 +44,7 @@ pub struct JobCx {
     pub(crate) trace: Option<String>,
     pub(crate) now: DateTime<Utc>,
     pub(crate) started_at: DateTime<Utc>,
+    pub(crate) timeout: std::time::Duration,
     pub(crate) pool: PgPool,
     pub(crate) states: States,
     pub(crate) cancel: CancellationToken,

@@ -1,7 +1,7 @@
 //! The driver: two tasks beside the apalis worker that own claim and settle, so that polling the
 //! worker never waits for the database, and neither waits for the other. [`crate::lease`] renews.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -416,6 +416,7 @@ impl Driver {
     /// After the lease's end its jobs are another worker's: nothing more to settle then.
     fn put_back(&self, pending: &mut Pending, fence: i64, batch: Vec<Settled>) {
         if self.shared.leases().contains_key(&fence) {
+            pending.doubtful.insert(fence);
             for settled in batch {
                 pending.add(fence, settled);
             }
@@ -428,11 +429,16 @@ type Batch = (i64, Vec<Settled>);
 
 /// What has ended and is not settled, by claim.
 #[derive(Debug, Default)]
-struct Pending(HashMap<i64, (Instant, Vec<Settled>)>);
+struct Pending {
+    claims: HashMap<i64, (Instant, Vec<Settled>)>,
+    /// Claims of which a settle failed on its way: it may have taken place. They settle by the form
+    /// that looks which of its jobs a claim still holds.
+    doubtful: HashSet<i64>,
+}
 
 impl Pending {
     fn add(&mut self, fence: i64, settled: Settled) {
-        self.0
+        self.claims
             .entry(fence)
             .or_insert_with(|| (Instant::now(), Vec::new()))
             .1
@@ -441,7 +447,7 @@ impl Pending {
 
     /// How long until something must be looked at again: none when nothing is pending.
     fn wait(&self, backoff: Duration) -> Option<Duration> {
-        let oldest = self.0.values().map(|(since, _)| *since).min()?;
+        let oldest = self.claims.values().map(|(since, _)| *since).min()?;
         let left = LINGER.saturating_sub(oldest.elapsed());
         // What lingered already and is still here could not be settled.
         Some(if left.is_zero() { backoff } else { left })
@@ -453,9 +459,9 @@ impl Pending {
         let leases = shared.leases();
         let mut whole = Vec::new();
         let mut parts = Vec::new();
-        let fences: Vec<i64> = self.0.keys().copied().collect();
+        let fences: Vec<i64> = self.claims.keys().copied().collect();
         for fence in fences {
-            let Some((since, batch)) = self.0.get(&fence) else {
+            let Some((since, batch)) = self.claims.get(&fence) else {
                 continue;
             };
             // Of a claim that was let go, only these few are known to have ended.
@@ -464,10 +470,11 @@ impl Pending {
             if !complete && lease.is_some() && !all && since.elapsed() < LINGER {
                 continue;
             }
-            let Some((_, batch)) = self.0.remove(&fence) else {
+            let Some((_, batch)) = self.claims.remove(&fence) else {
                 continue;
             };
-            if complete && batch.iter().all(Settled::is_plain) {
+            let doubtful = self.doubtful.remove(&fence);
+            if complete && !doubtful && batch.iter().all(Settled::is_plain) {
                 whole.push((fence, batch));
             } else {
                 parts.push((fence, batch));

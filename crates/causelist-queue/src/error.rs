@@ -56,14 +56,14 @@ impl EnqueueError {
 /// What a database error means for the job that met it: a host table or column that is missing, a
 /// permission or row-level security are [`JobError::Permanent`] (another try would meet the same,
 /// `causelist doctor` says what to do); all else is worth a retry. The text keeps PostgreSQL's
-/// message and drops its detail, which may quote rows.
+/// message where that can't quote rows; see [`db_refusal`].
 #[must_use]
 pub fn db_error(error: sqlx::Error) -> JobError {
     let sqlx::Error::Database(db) = &error else {
         return JobError::Retry(format!("the database could not be used: {}", plain(&error)));
     };
     let code = db.code().unwrap_or_default();
-    let text = format!("{} (SQLSTATE {code})", db.message());
+    let text = db_refusal(db.as_ref());
     match code.as_ref() {
         // undefined table, column, function; insufficient privilege (which row_security = off
         // raises too); wrong type
@@ -74,6 +74,23 @@ pub fn db_error(error: sqlx::Error) -> JobError {
         // the data may change, so it is retried within the attempts.
         _ => JobError::Retry(text),
     }
+}
+
+/// What a database said, fit to be stored and shown: messages about data (violated constraints, bad
+/// values, a trigger's own words) may quote rows, so of those only the names are kept.
+#[must_use]
+pub fn db_refusal(db: &dyn sqlx::error::DatabaseError) -> String {
+    let code = db.code().unwrap_or_default();
+    if !["22", "23", "P0"].iter().any(|class| code.starts_with(class)) {
+        return format!("{} (SQLSTATE {code})", db.message());
+    }
+    let about = match (db.constraint(), db.table()) {
+        (Some(constraint), Some(table)) => format!("constraint {constraint:?} of table {table:?} was violated"),
+        (Some(constraint), None) => format!("constraint {constraint:?} was violated"),
+        (None, Some(table)) => format!("table {table:?} did not take a value"),
+        (None, None) => "a value or a trigger was at fault; PostgreSQL's log has the words".to_owned(),
+    };
+    format!("{about} (SQLSTATE {code})")
 }
 
 fn plain(error: &sqlx::Error) -> String {

@@ -34,10 +34,10 @@ pub use dead::{
     DEAD_REASONS, DeadCause, DeadFilter, KeyTaken, Retried, count_dead, dead_causes, purge_dead, retry_dead,
 };
 pub use enqueue::{Enqueued, Hold, Limits, NewJob, enqueue, enqueue_many};
-pub use error::{EnqueueError, db_error};
+pub use error::{EnqueueError, db_error, db_refusal};
 pub use job::{Job, PlannedJob};
 pub use jobs::{AttemptRecord, CancelEffect, JobFilter, JobRecord, STATES, cancel, list, show, wait_until_finished};
-pub use migrate::{applied, migrate, pending};
+pub use migrate::{applied, keep_partitions, migrate, pending};
 pub use registry::Registry;
 pub use wake::notify_ready;
 pub use worker::{Worker, WorkerOptions};

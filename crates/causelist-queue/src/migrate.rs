@@ -36,7 +36,21 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
         .await?;
     let done = migrator().run(pool).await;
     lock.rollback().await?;
-    done
+    done?;
+    // An installation that slept for weeks has run out of them.
+    keep_partitions(pool).await?;
+    Ok(())
+}
+
+/// Creates the partitions of the weeks to come; without them nothing can be enqueued. Workers do so
+/// every hour, and every role when it starts. Returns how many are new.
+///
+/// # Errors
+/// When the database can't be reached, or this role may not.
+pub async fn keep_partitions(pool: &PgPool) -> sqlx::Result<i32> {
+    sqlx::query_scalar("select causelist.keep_partitions()")
+        .fetch_one(pool)
+        .await
 }
 
 /// The versions that the database has.

@@ -128,16 +128,19 @@ async fn run_planned<J: PlannedJob>(job: &J, cx: &mut JobCx) -> Result<Value, Jo
     let cx: &JobCx = cx;
     let mut tx = cx.begin().await?;
     let mode = if args.dry_run {
-        "set transaction isolation level repeatable read, read only"
+        "set transaction isolation level repeatable read, read only; "
     } else {
-        "set local row_security = off"
+        ""
     };
-    sqlx::query(mode).execute(&mut *tx).await.map_err(db_error)?;
+    // What the time limit gives up, PostgreSQL gives up too: else the statement would go on there and
+    // keep its connection from the others.
+    let limit = cx.timeout.as_millis().max(1);
+    let set = format!("{mode}set local row_security = off; set local statement_timeout = {limit}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(set))
+        .execute(&mut *tx)
+        .await
+        .map_err(db_error)?;
     if args.dry_run {
-        sqlx::query("set local row_security = off")
-            .execute(&mut *tx)
-            .await
-            .map_err(db_error)?;
         let plan: Pin<Box<dyn Future<Output = _> + Send + '_>> = Box::pin(job.plan(cx, &mut tx));
         let plan = plan.await?;
         return Ok(serde_json::json!({ "dryRun": true, "executedAt": cx.now(), "plan": to_value(&plan)? }));

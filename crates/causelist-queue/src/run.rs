@@ -69,6 +69,7 @@ impl Runtime {
             trace: job.trace.clone(),
             now: job.created_at,
             started_at,
+            timeout: entry.spec.timeout,
             pool: self.pool.clone(),
             states: self.states.clone(),
             cancel: stop.child_token(),

@@ -117,11 +117,15 @@ pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled])
     let sql = format!(
         "with {SHRINK},
          r as materialized (
-             select r.*, held.worker, held.claimed_at
+             select r.id, r.attempt, r.error, r.result, r.started_at, r.dead, r.keyed, held.worker, held.claimed_at,
+                    case when stop.id is null then r.outcome else 'cancelled' end as outcome,
+                    case when stop.id is null then r.delay end as delay
              from unnest($2::bigint[], $3::smallint[], $4::text[], $5::text[], $6::jsonb[], $7::timestamptz[],
                          $8::float8[], $9::text[], $10::bool[])
                   r(id, attempt, outcome, error, result, started_at, delay, dead, keyed)
-             join held on r.id = any (held.ids)),
+             join held on r.id = any (held.ids)
+             -- A job that somebody wants stopped does not run again.
+             left join causelist.cancel_request stop on stop.id = r.id and r.delay is not null),
          noted as (
              insert into causelist.attempt
                  (job_id, attempt, fence, outcome, worker, claimed_at, started_at, error, result)
@@ -215,9 +219,21 @@ fn stored_result(outcome: &Outcome) -> Option<Value> {
     }
     let size = value.to_string().len();
     if size > RESULT_LIMIT {
-        return Some(serde_json::json!({
-            "tooLarge": format!("the result took {size} bytes; the limit is {RESULT_LIMIT}")
-        }));
+        // The counts are kept, the lists go.
+        let mut rest = serde_json::Map::new();
+        if let Value::Object(fields) = value {
+            rest.extend(
+                fields
+                    .iter()
+                    .filter(|(k, v)| k.len() <= 64 && (v.is_number() || v.is_boolean()))
+                    .take(100)
+                    .map(|(k, v)| (k.replace('\0', "\u{fffd}"), v.clone())),
+            );
+        }
+        let why =
+            format!("the result took {size} bytes, the limit is {RESULT_LIMIT}: its lists and texts were left out");
+        rest.insert("tooLarge".to_owned(), why.into());
+        return Some(Value::Object(rest));
     }
     let mut value = value.clone();
     replace_nul(&mut value);

@@ -51,6 +51,19 @@ pub async fn dead(pool: &PgPool) -> sqlx::Result<i64> {
         .await
 }
 
+/// Whether jobs enqueued a week from now have a partition to go into.
+///
+/// # Errors
+/// When the database can't be reached.
+pub async fn has_partitions_ahead(pool: &PgPool) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select to_regclass('causelist.job_' || to_char((now() + interval '7 days') at time zone 'UTC',
+                                                        'IYYY\"w\"IW')) is not null",
+    )
+    .fetch_one(pool)
+    .await
+}
+
 /// Whether a live worker takes jobs from a queue.
 ///
 /// # Errors
@@ -70,13 +83,15 @@ pub async fn is_served(pool: &PgPool, queue: &str) -> sqlx::Result<bool> {
 /// # Errors
 /// When the database can't be reached.
 pub async fn last_success(pool: &PgPool, kinds: &[&str]) -> sqlx::Result<Vec<(String, f64)>> {
-    // Per kind one walk down job_kind_idx until the first success.
+    // Per kind a walk down job_kind_idx until the first success, over its last 1000 jobs at most: when
+    // none of them went well, the last success is what was exported before.
     sqlx::query_as(
         "select k, date_part('epoch', hit.finished_at)::float8
          from unnest($1::text[]) k
          cross join lateral (
-             select a.finished_at from causelist.job j join causelist.attempt a on a.job_id = j.id
-             where j.kind = k and a.outcome = 'done' and not coalesce(a.result ? 'dryRun', false) order by j.id desc limit 1) hit",
+             select a.finished_at from (select id from causelist.job where kind = k order by id desc limit 1000) j
+             join causelist.attempt a on a.job_id = j.id
+             where a.outcome = 'done' and not coalesce(a.result ? 'dryRun', false) order by j.id desc limit 1) hit",
     )
     .bind(kinds)
     .fetch_all(pool)

@@ -225,6 +225,7 @@ impl Hand {
             trace: job.trace.clone(),
             now: job.created_at,
             started_at: SystemClock.now(),
+            timeout: Duration::from_secs(60),
             pool: self.pool.clone(),
             states: States::default(),
             cancel: CancellationToken::new(),

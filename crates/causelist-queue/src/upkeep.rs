@@ -96,13 +96,6 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<Rescued> {
     Ok(Rescued { claims, again, dead })
 }
 
-/// Creates the partitions of the weeks to come.
-pub(crate) async fn keep_partitions(pool: &PgPool) -> sqlx::Result<i32> {
-    sqlx::query_scalar("select causelist.keep_partitions()")
-        .fetch_one(pool)
-        .await
-}
-
 /// Forgets workers that have not been seen for a day, and cancel requests for jobs that had ended
 /// before they were heard.
 pub(crate) async fn sweep(pool: &PgPool) -> sqlx::Result<()> {

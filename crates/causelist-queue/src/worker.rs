@@ -286,7 +286,7 @@ async fn keep_up(pool: PgPool, options: WorkerOptions, wake: Arc<Notify>, over: 
         }
         if swept.is_none_or(|at| at.elapsed() > upkeep::SWEEP_EVERY) {
             swept = Some(Instant::now());
-            let kept = upkeep::keep_partitions(&pool).await;
+            let kept = crate::migrate::keep_partitions(&pool).await;
             let done = match kept {
                 Ok(_) => upkeep::sweep(&pool).await,
                 Err(error) => Err(error),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use causelist_api::TenantKnown;
 use causelist_core::{Clock, SystemClock};
 use causelist_gst::{
     AnalyticsSnapshot, AutomationHealthCheck, CheckSlaAndOverdue, CheckUpcomingDeadlines, Host, SendHearingReminders,
@@ -14,6 +15,7 @@ use causelist_notify::{
 };
 use causelist_queue::retention::{Archive, Retention};
 use causelist_queue::{Registry, States, WorkerOptions};
+use futures::FutureExt;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -108,6 +110,10 @@ impl App {
                 pending.len()
             )));
         }
+        // A role that may not is no reason to stay away: a worker that may comes by every hour.
+        if let Err(error) = causelist_queue::keep_partitions(&pool).await {
+            tracing::warn!(%error, "could not look after partitions");
+        }
         let mut states = States::default().with::<Host>((*host).clone());
         // A worker that leaves the delivery queue to others needs no way for mail to leave.
         if runs_jobs && takes_mail(&config) {
@@ -120,6 +126,16 @@ impl App {
             states,
             clock: Arc::new(SystemClock),
             host,
+        })
+    }
+
+    /// Whether the host has an active tenant of an id.
+    #[must_use]
+    pub fn tenant_known(&self) -> Arc<TenantKnown> {
+        let (pool, host) = (self.pool.clone(), Arc::clone(&self.host));
+        Arc::new(move |tenant| {
+            let (pool, host) = (pool.clone(), Arc::clone(&host));
+            async move { host.is_active_tenant(&mut *pool.acquire().await?, tenant).await }.boxed()
         })
     }
 

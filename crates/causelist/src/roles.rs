@@ -10,10 +10,12 @@ use causelist_queue::schedule::Scheduler;
 use futures::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App};
+use crate::config::Config;
 
 /// Which roles this process takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +55,30 @@ impl Roles {
     };
 }
 
+/// The ports of a process, bound but not served yet.
+#[derive(Debug)]
+pub struct Ports {
+    /// The API's, if it is served.
+    pub api: Option<TcpListener>,
+    /// That of metrics and health.
+    pub admin: TcpListener,
+}
+
+impl Ports {
+    /// Binds what the roles need.
+    ///
+    /// # Errors
+    /// When a port can't be had.
+    pub async fn bind(config: &Config, roles: Roles) -> anyhow::Result<Self> {
+        let admin = bind(&config.admin.listen, "admin.listen").await?;
+        let api = match roles.api {
+            true => Some(bind(&config.api.listen, "api.listen").await?),
+            false => None,
+        };
+        Ok(Self { api, admin })
+    }
+}
+
 /// Roles at work.
 #[derive(Debug)]
 pub struct Running {
@@ -64,24 +90,27 @@ pub struct Running {
     stop: CancellationToken,
 }
 
-/// Starts the roles. The ports are bound when this returns.
+/// Starts the roles on their ports. They work until `stop` is cancelled.
 ///
 /// # Errors
-/// When a port can't be had.
-pub async fn start(app: &App, roles: Roles, metrics: PrometheusHandle) -> anyhow::Result<Running> {
-    let stop = CancellationToken::new();
+/// When a port has no address.
+pub fn start(
+    app: &App,
+    roles: Roles,
+    ports: Ports,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<Running> {
     let mut tasks = JoinSet::new();
-    let admin = bind(&app.config.admin.listen, "admin.listen").await?;
-    let admin_at = admin.local_addr()?;
+    let admin_at = ports.admin.local_addr()?;
     let state = AdminState {
         pool: app.pool.clone(),
         registry: app.registry.clone(),
         metrics,
     };
-    serve(&mut tasks, admin, admin_router(state), &stop);
+    serve(&mut tasks, ports.admin, admin_router(state), &stop);
     let mut api_at = None;
-    if roles.api {
-        let listener = bind(&app.config.api.listen, "api.listen").await?;
+    if let Some(listener) = ports.api {
         api_at = Some(listener.local_addr()?);
         let state = ApiState::new(
             app.pool.clone(),
@@ -89,6 +118,7 @@ pub async fn start(app: &App, roles: Roles, metrics: PrometheusHandle) -> anyhow
             Arc::clone(&app.clock),
             app.config.api.wait_limit,
             app.config.api.body_limit_kib * 1024,
+            app.tenant_known(),
         );
         serve(&mut tasks, listener, router(state), &stop);
     }
@@ -139,13 +169,15 @@ fn serve(tasks: &mut JoinSet<anyhow::Result<()>>, listener: TcpListener, app: ax
 }
 
 impl Running {
-    /// Works until Ctrl-C, SIGTERM or the failure of a role, then ends all of them in good order.
+    /// Works until the token given at the start is cancelled or a role fails, then ends all of them
+    /// in good order.
     ///
     /// # Errors
     /// When a role failed.
     pub async fn until_stopped(mut self) -> anyhow::Result<()> {
         let first = tokio::select! {
-            signal = stop_signal() => { signal?; Ok(()) }
+            biased;
+            () = self.stop.cancelled() => Ok(()),
             ended = self.tasks.join_next() => match ended {
                 Some(Ok(Ok(()))) | None => Err(anyhow::anyhow!("a role ended by itself")),
                 Some(Ok(Err(error))) => Err(error),
@@ -163,14 +195,22 @@ impl Running {
     }
 }
 
-/// Returns at Ctrl-C or SIGTERM.
+/// A token that Ctrl-C and SIGTERM cancel. Make it before anything that takes time: from here on
+/// neither of them ends the process by itself.
 ///
 /// # Errors
 /// When signals can't be listened for.
-pub async fn stop_signal() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        ended = tokio::signal::ctrl_c() => ended,
-        _ = terminate.recv() => Ok(()),
-    }
+pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        asked.cancel();
+    });
+    Ok(stop)
 }

@@ -138,27 +138,14 @@ pub(super) const USES: &[Use] = &[
         "tasks",
         "id tenant_id case_id title assigned_to status priority due_date case_number",
     ),
-    select(
-        &[DEADLINES],
-        "hearings",
-        "id tenant_id case_id hearing_date court_id court_name status",
-    ),
-    select(&[DEADLINES], "courts", "id tenant_id name city"),
-    select(
-        &[DEADLINES],
-        "cases",
-        "id tenant_id case_number title assigned_to owner_id",
-    ),
+    select(&[DEADLINES], "hearings", "id tenant_id case_id hearing_date status"),
+    select(&[DEADLINES], "cases", "id tenant_id case_number assigned_to owner_id"),
     select(
         &[DEADLINES],
         "case_statutory_deadlines",
         "id tenant_id case_id event_type_id calculated_deadline extension_deadline status",
     ),
-    select(
-        &[DEADLINES],
-        "statutory_event_types",
-        "id tenant_id name legal_reference",
-    ),
+    select(&[DEADLINES], "statutory_event_types", "id tenant_id name"),
     // Numbers.
     select(&[ANALYTICS], "cases", "tenant_id status"),
     select(
@@ -167,7 +154,7 @@ pub(super) const USES: &[Use] = &[
         "tenant_id status priority due_date completed_date sla_hours created_at",
     ),
     select(&[ANALYTICS], "hearings", "tenant_id hearing_date status"),
-    select(&[ANALYTICS], "documents", "tenant_id created_at"),
+    select(&[ANALYTICS], "documents", "tenant_id"),
     select(
         &[ANALYTICS, HEALTH],
         "analytics_snapshots",
@@ -176,19 +163,15 @@ pub(super) const USES: &[Use] = &[
     insert(
         &[ANALYTICS, HEALTH],
         "analytics_snapshots",
-        "tenant_id snapshot_date metric_type metric_value created_at",
+        "tenant_id snapshot_date metric_type metric_value",
     ),
-    update(&[ANALYTICS, HEALTH], "analytics_snapshots", "metric_value created_at"),
+    update(&[ANALYTICS, HEALTH], "analytics_snapshots", "metric_value"),
     select(
         &[HEALTH],
         "automation_rules",
         "id tenant_id name is_active last_triggered created_at",
     ),
-    select(
-        &[HEALTH],
-        "automation_logs",
-        "tenant_id rule_id rule_name status executed_at",
-    ),
+    select(&[HEALTH], "automation_logs", "tenant_id rule_id status executed_at"),
 ];
 
 /// A value that jobs write into a column, known beforehand: a host's CHECK, or the length of the

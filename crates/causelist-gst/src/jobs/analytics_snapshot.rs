@@ -2,18 +2,18 @@
 //!
 //! Reads tasks, hearings, cases, documents and the snapshots of the seven days before; writes
 //! `analytics_snapshots` for the tenant's local date: `daily_snapshot` (one object) and a row per
-//! metric (`{"value": n}`). Values that are there already are not written again.
+//! metric (`{"value": n}`). A run for an instant that is recorded already writes nothing, whatever has
+//! changed since; one for a later instant of the same day replaces what has changed.
 
 use std::time::Duration;
 
 use causelist_core::{DefaultSchedule, JobError, KindSpec, RunArgs};
-use causelist_queue::{JobCx, PlannedJob, db_error};
+use causelist_queue::{JobCx, PlannedJob};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 
-use super::effects::{audit, per_tenant, with_audit};
-use crate::Host;
+use super::run::{read, write};
 
 const SCOPE: &str = include_str!("sql/scope.sql");
 const SOURCE: &str = include_str!("sql/analytics.source.sql");
@@ -56,35 +56,12 @@ impl PlannedJob for AnalyticsSnapshot {
     }
 
     async fn plan(&self, cx: &JobCx, db: &mut PgConnection) -> Result<Value, JobError> {
-        let host = cx.state::<Host>()?;
-        query(
-            &host,
-            cx,
-            db,
-            &format!("with {SCOPE}, {SOURCE} select result from found"),
-        )
-        .await
+        let sql = format!("with {SCOPE}, {SOURCE} select result from found");
+        read(cx, db, &sql, &[]).await
     }
 
     async fn apply(&self, cx: &JobCx, db: &mut PgConnection) -> Result<Value, JobError> {
-        let host = cx.state::<Host>()?;
-        let report = query(
-            &host,
-            cx,
-            db,
-            &format!("with {SCOPE}, {SOURCE}, {WRITE} select result from found"),
-        )
-        .await?;
-        let skipped = audit(&host, cx, db, Self::spec().kind, &per_tenant(&report)).await?;
-        Ok(with_audit(report, skipped))
+        let sql = format!("with {SCOPE}, {SOURCE}, {WRITE} select result from found");
+        write(cx, db, Self::spec().kind, &sql, &[]).await
     }
-}
-
-async fn query(host: &Host, cx: &JobCx, db: &mut PgConnection, sql: &str) -> Result<Value, JobError> {
-    sqlx::query_scalar(AssertSqlSafe(host.sql(sql)))
-        .bind(cx.tenant())
-        .bind(cx.now())
-        .fetch_one(db)
-        .await
-        .map_err(db_error)
 }

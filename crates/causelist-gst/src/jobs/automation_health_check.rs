@@ -1,7 +1,7 @@
 //! Whether each practice's automation rules do their work, and who must hear of it if not.
 //!
 //! Reads `automation_logs` of the last 24 hours and `automation_rules`; writes the snapshot
-//! `automation_health` for the tenant's local date, and tells the admins: CRITICAL for a rule that
+//! `automation_health` for the tenant's local date, once per instant, and tells the admins: CRITICAL for a rule that
 //! succeeds in less than 80 % of its executions, WARNING for one that is switched on and was not
 //! triggered for 48 hours, INFO for less than 95 % overall. Each at most once a day.
 

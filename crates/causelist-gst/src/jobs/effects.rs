@@ -2,7 +2,7 @@
 
 use causelist_core::{JobError, TenantId};
 use causelist_notify::{Channel, request_delivery};
-use causelist_queue::{JobCx, db_error};
+use causelist_queue::{JobCx, db_error, db_refusal};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
@@ -47,10 +47,9 @@ pub(super) async fn audit(
         }
         Err(sqlx::Error::Database(refusal)) => {
             savepoint.rollback().await.map_err(db_error)?;
-            let code = refusal.code().unwrap_or_default();
             Ok(Some(format!(
-                "audit_log refused the row: {} (SQLSTATE {code}); `causelist doctor` names the cure",
-                refusal.message()
+                "audit_log refused the row: {}; `causelist doctor` names the cure",
+                db_refusal(refusal.as_ref())
             )))
         }
         Err(other) => Err(db_error(other)),

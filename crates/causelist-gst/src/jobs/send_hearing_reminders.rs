@@ -1,4 +1,4 @@
-//! Reminds owner, advocate and client of the hearings of today and tomorrow.
+//! Reminds owner, advocate and client of the hearings of today and tomorrow that have not begun.
 //!
 //! Reads scheduled hearings dated in each tenant's own zone, their cases, courts and clients, and
 //! the members' preferences. Writes ledger rows (one per hearing, hearing date, T-n, recipient and
@@ -34,7 +34,7 @@ pub struct SendHearingReminders(pub RunArgs);
 impl PlannedJob for SendHearingReminders {
     /// What the report will be, with the first hearings and who would hear of each.
     type Plan = Value;
-    /// `hearingsProcessed` (of today and tomorrow, and further ones that somebody wants to hear of),
+    /// `hearingsProcessed` (dated today and tomorrow, begun or not),
     /// `notificationsSent` (messages new in the ledger, one per recipient and channel),
     /// `failedNotifications` (recipients who can't be told, with reasons in `notTold`); the same
     /// per tenant in `tenants`. A second run processes the same hearings and sends nothing.

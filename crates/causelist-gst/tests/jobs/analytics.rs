@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{A, Desk};
+use crate::fixture::{A, B, Desk};
 
 const KIND: &str = "analytics-snapshot";
 
 #[tokio::test]
-async fn the_day_is_the_tenants_and_a_second_run_of_it_replaces_the_first() {
+async fn the_day_is_the_tenants_and_a_later_run_of_it_replaces_the_first() {
     let desk = Desk::firms().await;
     // 23:59 in London in summer, 04:29 of the next day in India.
     desk.run(KIND, None, "2026-07-01T22:59:00Z").await;
@@ -36,8 +36,51 @@ async fn the_day_is_the_tenants_and_a_second_run_of_it_replaces_the_first() {
     assert_eq!(
         whole,
         json!({"case_count": 1, "task_completion_rate": null, "sla_compliance_rate": null,
-               "hearing_attendance_rate": null, "document_count": 1, "overdue_tasks": 0})
+               "hearing_attendance_rate": null, "document_count": 1, "overdue_tasks": 0,
+               "executedAt": "2026-07-01T22:59:30.000000Z"})
     );
+}
+
+#[tokio::test]
+async fn an_instant_is_recorded_once_whatever_changes_afterwards() {
+    let desk = Desk::firms().await;
+    let all = "select string_agg(a::text, ' ' order by id) from host.analytics_snapshots a";
+    let (first, later) = ("2026-07-01T20:59:00Z", "2026-07-01T21:59:00Z");
+    for kind in [KIND, "automation-health-check"] {
+        desk.sql("delete from host.analytics_snapshots").await;
+        // A row of the host's own for that day says of no instant.
+        desk.sql(&format!(
+            "insert into host.analytics_snapshots (tenant_id, snapshot_date, metric_type, metric_value)
+             select '{A}', '2026-07-01', t, '{{\"value\": -1}}' from unnest('{{daily_snapshot,automation_health,document_count}}'::text[]) t"
+        ))
+        .await;
+        let own = desk.value(all).await;
+        desk.run(kind, None, first).await;
+        let recorded = desk.value(all).await;
+        assert_ne!(recorded, own, "{kind}");
+        let change = format!(
+            "insert into host.documents (tenant_id) values ('{A}'), ('{B}');
+             update host.cases set status = 'Closed';
+             insert into host.automation_logs (tenant_id, status, executed_at) values
+               ('{A}', 'failed', timestamptz '{first}' - interval '1 hour'), ('{B}', 'success', timestamptz '{first}')"
+        );
+        desk.sql(&change).await;
+        desk.run(kind, None, first).await;
+        desk.run(kind, Some(A), first).await;
+        assert_eq!(
+            desk.value(all).await,
+            recorded,
+            "{kind}: a second snapshot of the instant"
+        );
+        // A later instant of the day replaces it, and is not undone by the earlier one.
+        desk.run(kind, Some(A), later).await;
+        let replaced = desk.value(all).await;
+        assert_ne!(replaced, recorded, "{kind}");
+        desk.sql(&change).await;
+        desk.run(kind, Some(A), first).await;
+        desk.run(kind, Some(A), later).await;
+        assert_eq!(desk.value(all).await, replaced, "{kind}");
+    }
 }
 
 #[tokio::test]

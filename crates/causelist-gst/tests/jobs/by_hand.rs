@@ -48,8 +48,8 @@ fn counts(kind: &str) -> Vec<(&'static str, String)> {
                  cross join lateral (select (h.hearing_date at time zone :zone)::date - {today} as n) d
                  where h.tenant_id = :tenant and upper(h.status) = 'SCHEDULED'"
             );
-            // Members by preference, clients a day ahead and on the day.
-            let people = format!("select h.id, u.who, d.n {hearing} and d.n >= 0").replace(
+            // Members by preference, clients a day ahead and on the day; nobody of what has begun.
+            let people = format!("select h.id, u.who, d.n {hearing} and h.hearing_date >= :now").replace(
                 "where h.tenant_id",
                 "cross join lateral (select c.owner_id as who union select c.assigned_to) u where h.tenant_id",
             );
@@ -69,7 +69,7 @@ fn counts(kind: &str) -> Vec<(&'static str, String)> {
                 (
                     "notificationsSent",
                     format!(
-                        "select ({}) + ({}) + (select count(*) {hearing} and d.n in (0, 1) and exists
+                        "select ({}) + ({}) + (select count(*) {hearing} and h.hearing_date >= :now and d.n in (0, 1) and exists
                            (select from host.clients k where k.id = c.client_id and k.email ~ '.@.'))",
                         by("email", "coalesce(e.official_email, e.email) <> ''"),
                         by("in_app", "true")

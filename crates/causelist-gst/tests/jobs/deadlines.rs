@@ -111,6 +111,14 @@ async fn statutory_deadlines_are_named_seven_three_one_and_no_days_ahead() {
         case(A)
     ))
     .await;
+    // One whose event type is another practice's has no name here: it is left out.
+    desk.sql(&format!(
+        "insert into host.statutory_event_types (id, tenant_id, code, name) values ('00000000-0000-0000-0000-0000000000e2', '{B}', 'X', 'Of B');
+         insert into host.case_statutory_deadlines (tenant_id, case_id, event_type_id, base_date, calculated_deadline)
+         values ('{A}', '{0}', '00000000-0000-0000-0000-0000000000e2', '2026-01-01', '2026-03-28')",
+        case(A)
+    ))
+    .await;
     // 23:30 in London the night before summer time.
     let report = desk.run(KIND, None, "2026-03-28T23:30:00Z").await;
     assert_eq!(report["upcomingStatutoryDeadlines"], 5, "{report}");

@@ -202,3 +202,74 @@ async fn what_is_refused_writes_nothing() {
         assert_eq!(count(db.pool(), table).await, 0);
     }
 }
+
+#[tokio::test]
+async fn an_installation_that_slept_for_weeks_finds_partitions_when_it_wakes() {
+    let db = db().await;
+    sqlx::raw_sql(
+        "do $$ declare t text; begin
+             for t in select inhrelid::regclass::text from pg_inherits
+                      where inhparent in ('causelist.job'::regclass, 'causelist.attempt'::regclass) loop
+                 execute 'drop table ' || t;
+             end loop;
+         end $$",
+    )
+    .execute(db.pool())
+    .await
+    .expect("runs");
+    assert!(
+        !causelist_queue::stats::has_partitions_ahead(db.pool())
+            .await
+            .expect("answers")
+    );
+    causelist_queue::migrate(db.pool()).await.expect("migrates");
+    assert!(
+        causelist_queue::stats::has_partitions_ahead(db.pool())
+            .await
+            .expect("answers")
+    );
+    put(db.pool(), act_job(&Act::Count)).await;
+}
+
+#[tokio::test]
+async fn jobs_are_listed_by_where_they_are() {
+    let db = db().await;
+    let far = chrono::DateTime::UNIX_EPOCH + chrono::Duration::days(36_500);
+    let done = put(db.pool(), act_job(&Act::Count)).await;
+    let dead = put(
+        db.pool(),
+        act_job(&Act::End {
+            error: "permanent".into(),
+        }),
+    )
+    .await;
+    let running = put(db.pool(), act_job(&Act::Wait)).await;
+    let worker = worker(db.pool(), options());
+    for id in [done, dead] {
+        finished(db.pool(), id).await;
+    }
+    crate::fixture::until("it runs", || async { state(db.pool(), running).await == "running" }).await;
+    let scheduled = put(db.pool(), act_job(&Act::Count).run_at(far)).await;
+    let ready = put(db.pool(), act_job(&Act::Count).queue("delivery")).await;
+    for (state, id) in [
+        ("done", done),
+        ("dead", dead),
+        ("running", running),
+        ("scheduled", scheduled),
+        ("ready", ready),
+    ] {
+        let filter = causelist_queue::JobFilter {
+            state: Some(state.into()),
+            limit: 10,
+            ..Default::default()
+        };
+        let mut conn = db.pool().acquire().await.expect("a connection");
+        let listed = causelist_queue::list(&mut conn, &filter).await.expect("a list");
+        assert_eq!(listed.iter().map(|j| j.id).collect::<Vec<_>>(), [id], "{state}");
+    }
+    sqlx::query("insert into gate values (true)")
+        .execute(db.pool())
+        .await
+        .expect("runs");
+    worker.stop().await;
+}

@@ -30,6 +30,8 @@ pub enum Act {
     Wait,
     /// Begin, wait for `go`, then write a row in the transaction that completes the job.
     WaitThenWrite,
+    /// Begin, wait for `go`, then fail.
+    WaitThenFail,
     /// Begin, then wait for the cancellation.
     UntilCancelled,
     /// Run for ever.
@@ -119,6 +121,10 @@ async fn act(what: &Act, cx: &JobCx) -> Result<Value, JobError> {
                 .map_err(causelist_queue::db_error)?;
             tx.complete(&json!({ "wrote": true })).await?;
             Ok(json!({}))
+        }
+        Act::WaitThenFail => {
+            gate(cx.pool()).await;
+            Err(JobError::Retry("after the gate".into()))
         }
         Act::UntilCancelled => {
             cx.cancelled().cancelled().await;

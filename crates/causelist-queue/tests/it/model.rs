@@ -9,7 +9,9 @@
 mod check;
 mod ops;
 mod play;
+mod race;
 mod state;
+mod wait;
 
 use causelist_testkit::TestDb;
 use rand::SeedableRng;

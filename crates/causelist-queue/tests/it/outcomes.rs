@@ -215,3 +215,32 @@ async fn a_paused_queue_yields_nothing() {
     finished(db.pool(), paused).await;
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn a_cancelled_job_that_fails_first_is_not_retried() {
+    let db = db().await;
+    let mut deaf = options();
+    // Renewals, by which a worker hears of cancels, so far apart that the failure comes first.
+    deaf.lease = std::time::Duration::from_secs(600);
+    let worker = worker(db.pool(), deaf);
+    let id = put(db.pool(), act_job(&Act::WaitThenFail).key("k")).await;
+    until("it runs", || async {
+        count(db.pool(), "select count(*) from begun").await == 1
+    })
+    .await;
+    assert_eq!(cancel(db.pool(), id).await.expect("answers"), CancelEffect::Requested);
+    sqlx::query("insert into gate values (true)")
+        .execute(db.pool())
+        .await
+        .expect("runs");
+    let (record, attempts) = finished(db.pool(), id).await;
+    assert_eq!((record.state.as_str(), attempts.len()), ("cancelled", 1));
+    assert_eq!(record.error.as_deref(), Some("after the gate"));
+    assert_eq!(count(db.pool(), "select count(*) from causelist.job_key").await, 0);
+    assert_eq!(
+        count(db.pool(), "select count(*) from causelist.cancel_request").await,
+        0
+    );
+    worker.stop().await;
+    assert_idle(db.pool()).await;
+}

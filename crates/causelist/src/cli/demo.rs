@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use causelist_core::{Clock, RunArgs, SystemClock};
-use causelist_gst::demo;
+use causelist_gst::{Found, Host, demo};
 use causelist_notify::Secret;
 use causelist_pg::{Cluster, Options, find_binaries_for};
 use causelist_queue::{JobRecord, NewJob};
@@ -13,13 +13,14 @@ use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
 use super::enqueue::result_text;
 use super::error::Failure;
 use super::out::{Out, line};
 use crate::app::{self, App};
 use crate::config::{Config, MailMode};
-use crate::roles::{self, Roles};
+use crate::roles::{self, Ports, Roles, Running};
 
 /// The demo's five jobs, in the order in which they are shown.
 const JOBS: [&str; 5] = [
@@ -50,75 +51,132 @@ pub struct DemoArgs {
 /// Runs the demo until it is stopped.
 ///
 /// # Errors
-/// When PostgreSQL can't be had or started, or the port is taken.
+/// When PostgreSQL can't be had or started, the database is somebody else's, or the port is taken.
 pub async fn run(out: Out, config: Config, asked: DemoArgs, metrics: PrometheusHandle) -> Result<(), Failure> {
+    let stop = roles::stop_on_signal()?;
     let dir = asked.data_dir.clone().unwrap_or_else(causelist_pg::default_data_dir);
-    let own = config.database.url.expose().is_empty();
-    let cluster = if own { Some(start_postgres(&dir).await?) } else { None };
-    let ended = tokio::select! {
-        ended = with_database(out, config, &asked, &dir, cluster.as_ref(), metrics) => ended,
-        // While it starts; once it works, the roles see to the signal.
-        signal = first_signal() => signal.map_err(|e| Failure::Ran(e.to_string())),
-    };
-    if let Some(cluster) = cluster {
-        say("stopping PostgreSQL");
-        tokio::task::spawn_blocking(move || cluster.stop())
+    let mut config = configure(config, &asked, &dir);
+    // First: links in messages name the port, and one that is taken should be told before anything
+    // is loaded.
+    let ports = Ports::bind(&config, Roles::ALL)
+        .await
+        .map_err(|e| Failure::input(format!("{e:#}. For the demo: --port <n>, or --port 0 for a free one")))?;
+    let api = ports.api.as_ref().context("the API has a port")?.local_addr()?;
+    config.links.base_url = format!("http://{api}");
+    if !config.database.url.expose().is_empty() {
+        say("using DATABASE_URL in place of a private PostgreSQL");
+        return with_database(out, config, &asked, &dir, false, ports, metrics, stop)
             .await
-            .map_err(|e| Failure::Ran(e.to_string()))?
-            .map_err(|e| Failure::Ran(e.to_string()))?;
+            .map_err(|failure| match failure {
+                Failure::Database(text) => Failure::Database(format!(
+                    "{text}. This is the database of DATABASE_URL: unset it, and the demo brings its own"
+                )),
+                other => other,
+            });
     }
+    let cluster = start_postgres(&dir, &stop).await?;
+    config.database.url = Secret::new(cluster.endpoint().url());
+    let ended = with_database(out, config, &asked, &dir, true, ports, metrics, stop).await;
+    say("stopping PostgreSQL");
+    tokio::task::spawn_blocking(move || cluster.stop())
+        .await
+        .map_err(|e| Failure::Ran(e.to_string()))?
+        .map_err(|e| Failure::Ran(e.to_string()))?;
     ended
 }
 
-/// Never returns once the roles have been asked to stop: they end the demo in good order.
-async fn first_signal() -> std::io::Result<()> {
-    roles::stop_signal().await?;
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    Ok(())
+/// The settings that the demo makes itself.
+fn configure(mut config: Config, asked: &DemoArgs, dir: &Path) -> Config {
+    config.api.listen = format!("127.0.0.1:{}", asked.port);
+    config.admin.listen = "127.0.0.1:0".into();
+    config.mail.mode = MailMode::Maildir;
+    config.mail.maildir = dir.join("mail").display().to_string();
+    config.mail.from = "Causelist <causelist@example.in>".into();
+    // Whoever presses Ctrl-C waits for it.
+    config.worker.shutdown_grace = config.worker.shutdown_grace.min(Duration::from_secs(5));
+    config
 }
 
-async fn start_postgres(dir: &Path) -> Result<Cluster, Failure> {
+/// Not given up half way: an `initdb` or a recovery that has begun is over in seconds, and what it
+/// leaves is whole.
+async fn start_postgres(dir: &Path, stop: &CancellationToken) -> Result<Cluster, Failure> {
     let bin = find_binaries_for(dir).map_err(|e| Failure::Database(e.to_string()))?;
     say(&format!("PostgreSQL {} in {}", bin.version(), dir.display()));
     let dir = dir.to_owned();
-    tokio::task::spawn_blocking(move || Cluster::start(&bin, &dir, &Options::default()))
-        .await
+    let mut starting = tokio::task::spawn_blocking(move || Cluster::start(&bin, &dir, &Options::default()));
+    let started = tokio::select! {
+        started = &mut starting => started,
+        () = stop.cancelled() => {
+            say("stopping as soon as PostgreSQL has started");
+            starting.await
+        }
+    };
+    started
         .map_err(|e| Failure::Ran(e.to_string()))?
         .map_err(|e| Failure::Database(e.to_string()))
 }
 
+/// What the demo stands on when its roles start.
+struct Ready {
+    app: App,
+    key: String,
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is used once, here")]
 async fn with_database(
     out: Out,
-    mut config: Config,
+    config: Config,
     asked: &DemoArgs,
     dir: &Path,
-    cluster: Option<&Cluster>,
+    own: bool,
+    ports: Ports,
     metrics: PrometheusHandle,
+    stop: CancellationToken,
 ) -> Result<(), Failure> {
-    if let Some(cluster) = cluster {
-        config.database.url = Secret::new(cluster.endpoint().url());
+    // What is given up here is a transaction, which the database rolls back.
+    let Some(ready) = stop.run_until_cancelled(prepare(config, asked, dir, own)).await else {
+        return Ok(());
+    };
+    let ready = ready?;
+    let running = roles::start(&ready.app, Roles::ALL, ports, metrics, stop.clone())?;
+    let shown = stop.run_until_cancelled(show(out, &ready, &running)).await;
+    if matches!(shown, Some(Err(_))) {
+        stop.cancel();
     }
-    let database_url = config.database.url.expose().to_owned();
-    config.api.listen = format!("127.0.0.1:{}", asked.port);
-    config.admin.listen = "127.0.0.1:0".into();
-    let mail = dir.join("mail");
-    config.mail.mode = MailMode::Maildir;
-    config.mail.maildir = mail.display().to_string();
-    config.mail.from = "Causelist <causelist@example.in>".into();
-    config.links.base_url = format!("http://127.0.0.1:{}", asked.port);
-    config.links.secret = Secret::new(link_secret(dir)?);
+    let ended = running.until_stopped().await;
+    shown.unwrap_or(Ok(()))?;
+    Ok(ended?)
+}
+
+async fn prepare(mut config: Config, asked: &DemoArgs, dir: &Path, own: bool) -> Result<Ready, Failure> {
     let pool = app::pool(&config)?;
+    let host = app::host(&config)?;
+    let found = host.found(&mut *pool.acquire().await?).await?;
+    if !own {
+        refuse_others(&pool, &host, &found).await?;
+    }
+    config.links.secret = Secret::new(link_secret(dir)?);
     say("migrating");
     causelist_queue::migrate(&pool).await?;
-    load_practice(&pool, &config, asked.seed).await?;
+    if found == Found::Nothing {
+        load_practice(&pool, &host, asked.seed).await?;
+    } else {
+        say("the practice is there already");
+    }
     let key = demo_key(&pool).await?;
     let app = App::new(config, true).await?;
-    let running = roles::start(&app, Roles::ALL, metrics).await?;
+    Ok(Ready { app, key })
+}
+
+/// Runs the five jobs, and says what they did and where everything is.
+async fn show(out: Out, ready: &Ready, running: &Running) -> Result<(), Failure> {
+    let Ready { app, key } = ready;
     let url = format!("http://{}", running.api.context("the API listens")?);
+    let database_url = app.config.database.url.expose();
     let mut done = Vec::new();
     for kind in JOBS {
         say(&format!("running {kind}"));
-        done.push(run_once(&app, kind).await?);
+        done.push(run_once(app, kind).await?);
     }
     if out.json {
         let ready = json!({
@@ -130,46 +188,72 @@ async fn with_database(
                 &json!({ "job": job.kind, "state": job.state, "results": job.result, "error": job.error }).to_string(),
             )?;
         }
-    } else {
-        for job in &done {
-            let name = app
-                .registry
-                .spec(&job.kind)
-                .map_or(job.kind.as_str(), |s| s.display_name);
-            let text = match &job.error {
-                Some(error) if job.state != "done" => format!("  ended as {}: {error}", job.state),
-                _ => result_text(job),
-            };
-            line(&format!("{name}\n{text}\n"))?;
-        }
-        line(&format!(
-            "Ready.\n  API       {url}\n  API key   {key}\n  metrics   http://{}/metrics\n  mail      {}/new  (nothing leaves this machine)\n  database  {database_url}\n\nTry:\n  curl -X POST {url}/functions/v1/check-sla-and-overdue -H 'x-api-key: {key}'\n\nCtrl-C stops it; the next start finds its data again.",
-            running.admin,
-            mail.display()
-        ))?;
+        return Ok(());
     }
-    running.until_stopped().await?;
+    for job in &done {
+        let name = app
+            .registry
+            .spec(&job.kind)
+            .map_or(job.kind.as_str(), |s| s.display_name);
+        let text = match &job.error {
+            Some(error) if job.state != "done" => format!("  ended as {}: {error}", job.state),
+            _ => result_text(job),
+        };
+        line(&format!("{name}\n{text}\n"))?;
+    }
+    line(&format!(
+        "Ready.\n  API       {url}\n  API key   {key}\n  metrics   http://{}/metrics\n  mail      {}/new  (nothing leaves this machine)\n  database  {database_url}\n\nTry:\n  curl -X POST {url}/functions/v1/check-sla-and-overdue -H 'x-api-key: {key}'\n\nCtrl-C stops it; the next start finds its data again.",
+        running.admin, app.config.mail.maildir
+    ))?;
     Ok(())
 }
 
-/// Creates the host's tables and fills them, unless an earlier start did. A database that holds
-/// somebody's real tables is refused.
-async fn load_practice(pool: &PgPool, config: &Config, seed: u64) -> Result<(), Failure> {
-    let host = app::host(config)?;
-    let mut tx = pool.begin().await?;
-    if host.has_tables(&mut tx).await? {
-        if !host.holds_only_the_demo(&mut tx).await? {
-            return Err(Failure::input(format!(
-                "the database has tables in schema {:?} that are not the demo's; the demo won't touch them. Give it an empty database, or none",
-                host.schema()
-            )));
+/// Refuses a database that is somebody's, before anything is written to it: one whose host schema
+/// holds more than the demo, or whose `causelist` schema has been at work for another schema.
+async fn refuse_others(pool: &PgPool, host: &Host, found: &Found) -> Result<(), Failure> {
+    let schema = host.schema();
+    let refused = |what: &str| {
+        Err(Failure::input(format!(
+            "the database of DATABASE_URL has {what}; the demo won't touch it. Give it an empty database, or unset DATABASE_URL: it then brings its own"
+        )))
+    };
+    match found {
+        Found::Demo => Ok(()),
+        Found::Foreign(names) => {
+            let more = match names.len() {
+                0..=5 => String::new(),
+                n => format!(" and {} more", n - 5),
+            };
+            let names = names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+            refused(&format!(
+                "{names}{more} in schema {schema:?} that the demo did not make"
+            ))
         }
-        say("the practice is there already");
-        return Ok(());
+        Found::Nothing => {
+            let causelist: bool = sqlx::query_scalar("select to_regclass('causelist.job') is not null")
+                .fetch_one(pool)
+                .await?;
+            // In a statement of its own: it names the table, which must be there.
+            let at_work = causelist
+                && sqlx::query_scalar("select exists (select from causelist.job)")
+                    .fetch_one(pool)
+                    .await?;
+            if at_work {
+                return refused(&format!(
+                    "a Causelist at work in schema \"causelist\", and nothing of the demo's in schema {schema:?}"
+                ));
+            }
+            Ok(())
+        }
     }
+}
+
+/// Creates the host's tables and fills them.
+async fn load_practice(pool: &PgPool, host: &Host, seed: u64) -> Result<(), Failure> {
     say("loading the practice");
+    let mut tx = pool.begin().await?;
     host.create_tables(&mut tx).await?;
-    let summary = demo::load(&host, &mut tx, SystemClock.now(), seed)
+    let summary = demo::load(host, &mut tx, SystemClock.now(), seed)
         .await
         .map_err(|e| Failure::Ran(e.to_string()))?;
     tx.commit().await?;

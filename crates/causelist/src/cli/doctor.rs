@@ -80,6 +80,15 @@ async fn fleet(pool: &PgPool, registry: &Registry, findings: &mut Vec<Finding>) 
         };
         findings.push(finding(severity, &format!("queue {queue}"), what.into(), None));
     }
+    if !stats::has_partitions_ahead(pool).await? {
+        let what = "there is none for next week, and nothing can be enqueued without one; workers make them".into();
+        findings.push(finding(
+            Severity::Problem,
+            "partitions",
+            what,
+            Some("causelist migrate".into()),
+        ));
+    }
     let dead = stats::dead(pool).await?;
     if dead > 0 {
         let what = format!("{dead} jobs gave up: `causelist jobs list --state dead` shows them");

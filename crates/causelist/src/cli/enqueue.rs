@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use causelist_core::{Clock, RunArgs};
+use causelist_gst::Host;
 use causelist_queue::{Hold, JobRecord, Limits, NewJob, Registry, stats};
 use chrono::{DateTime, Utc};
 use clap::Args;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -32,7 +34,7 @@ pub struct EnqueueArgs {
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i16>,
     /// Not before this instant, such as 2026-11-23T08:00:00+05:30
-    #[arg(long)]
+    #[arg(long, value_parser = instant)]
     run_at: Option<DateTime<Utc>>,
     /// An idempotency key: while a job with the same kind, tenant and key is unfinished, it stands for this one
     #[arg(long)]
@@ -54,12 +56,18 @@ pub async fn enqueue(
     out: Out,
     registry: &Registry,
     limits: Limits,
+    clock: &dyn Clock,
     asked: EnqueueArgs,
 ) -> Result<(), Failure> {
     let args: Value = serde_json::from_str(&asked.args)
         .map_err(|e| Failure::input(format!("the arguments {:?} are not JSON: {e}", short(&asked.args))))?;
     let mut job = match registry.spec(&asked.kind) {
         Some(spec) => {
+            if registry.is_planned(spec.kind)
+                && let Ok(run) = RunArgs::deserialize(&args)
+            {
+                run.check(clock.now()).map_err(Failure::input)?;
+            }
             registry.check_args(spec.kind, &args).map_err(|e| {
                 Failure::input(format!(
                     "kind {} does not take the arguments {}: {e}",
@@ -104,8 +112,8 @@ pub struct RunCommand {
     /// Only this tenant (default: every active one)
     #[arg(long)]
     tenant: Option<Uuid>,
-    /// The instant at which the run pretends to happen (default: now)
-    #[arg(long)]
+    /// The instant at which the run pretends to happen, such as 2026-11-23T08:00:00+05:30 (default: now)
+    #[arg(long, value_parser = instant)]
     as_of: Option<DateTime<Utc>>,
     /// Say what would happen and change nothing; waits for the answer
     #[arg(long)]
@@ -126,13 +134,32 @@ pub async fn run(
     pool: &PgPool,
     out: Out,
     registry: &Registry,
+    host: &Host,
     clock: &dyn Clock,
     asked: RunCommand,
 ) -> Result<(), Failure> {
     let spec = registry
         .spec(&asked.kind)
         .filter(|s| registry.is_planned(s.kind))
-        .ok_or_else(|| unknown_kind(&asked.kind, registry))?;
+        .ok_or_else(|| match registry.spec(&asked.kind) {
+            Some(_) => Failure::input(format!(
+                "kind {:?} is not one of the practice's jobs that can be run as of an instant: use `causelist enqueue`",
+                asked.kind
+            )),
+            None => unknown_kind(&asked.kind, registry),
+        })?;
+    let args = RunArgs {
+        executed_at: Some(asked.as_of.unwrap_or_else(|| clock.now())),
+        dry_run: asked.dry_run,
+    };
+    args.check(clock.now()).map_err(Failure::input)?;
+    if let Some(tenant) = asked.tenant
+        && !host.is_active_tenant(&mut *pool.acquire().await?, tenant).await?
+    {
+        return Err(Failure::input(format!(
+            "--tenant {tenant} is not among the active tenants"
+        )));
+    }
     let wait = asked.wait || asked.dry_run;
     if wait && !stats::is_served(pool, spec.queue).await? {
         return Err(Failure::Ran(format!(
@@ -140,10 +167,6 @@ pub async fn run(
             spec.queue
         )));
     }
-    let args = RunArgs {
-        executed_at: Some(asked.as_of.unwrap_or_else(|| clock.now())),
-        dry_run: asked.dry_run,
-    };
     let job = NewJob::with_spec(spec, json!(args)).tenant(asked.tenant);
     let made = causelist_queue::enqueue(&mut *pool.acquire().await?, job).await?;
     causelist_queue::notify_ready(pool, spec.queue).await;
@@ -204,6 +227,13 @@ fn unknown_kind(kind: &str, registry: &Registry) -> Failure {
         short(kind),
         known.join(", ")
     ))
+}
+
+/// An instant on the command line.
+pub fn instant(text: &str) -> Result<DateTime<Utc>, String> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|at| at.with_timezone(&Utc))
+        .map_err(|_| "is no instant with date, time and zone, such as 2026-11-23T08:00:00+05:30".to_owned())
 }
 
 fn short(text: &str) -> String {

@@ -55,7 +55,28 @@ impl From<sqlx::Error> for Failure {
 
 impl From<sqlx::migrate::MigrateError> for Failure {
     fn from(error: sqlx::migrate::MigrateError) -> Self {
-        Self::Database(format!("the schema: {error}"))
+        use sqlx::migrate::MigrateError as E;
+        match error {
+            // Nothing of a migration has run: the database itself is the matter.
+            E::Execute(error) => error.into(),
+            E::ExecuteMigration(error, version) => {
+                let hint = match error.as_database_error().and_then(|db| db.code()).as_deref() {
+                    Some("42501") => ". The login must be allowed to create schemas in this database",
+                    _ => "",
+                };
+                Self::Database(format!("the schema: migration {version}: {error}{hint}"))
+            }
+            E::VersionMissing(version) => Self::Database(format!(
+                "the schema has migration {version}, which this version does not know: a newer Causelist made it; use that"
+            )),
+            other => Self::Database(format!("the schema: {other}")),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Ran(error.to_string())
     }
 }
 

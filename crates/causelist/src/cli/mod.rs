@@ -24,7 +24,7 @@ use out::{Out, table};
 
 use crate::app::{self, App};
 use crate::config::{Config, process_env};
-use crate::roles::{self, Roles};
+use crate::roles::{self, Ports, Roles};
 
 /// Durable background jobs for a GST litigation practice
 #[derive(Debug, Parser)]
@@ -191,9 +191,12 @@ impl Cli {
                     payload: config.queue.payload_limit_kib * 1024,
                     ..Limits::default()
                 };
-                enqueue::enqueue(&app::pool(&config)?, out, &app::registry(), limits, asked).await
+                enqueue::enqueue(&app::pool(&config)?, out, &app::registry(), limits, &SystemClock, asked).await
             }
-            Command::Run(asked) => enqueue::run(&app::pool(&config)?, out, &app::registry(), &SystemClock, asked).await,
+            Command::Run(asked) => {
+                let host = app::host(&config)?;
+                enqueue::run(&app::pool(&config)?, out, &app::registry(), &host, &SystemClock, asked).await
+            }
             Command::Jobs(command) => jobs::run(&app::pool(&config)?, out, &SystemClock, command).await,
             Command::Schedules(schedules::SchedulesCommand::Preview {
                 cron,
@@ -215,9 +218,14 @@ fn metrics() -> Result<metrics_exporter_prometheus::PrometheusHandle, Failure> {
 }
 
 async fn serve(config: Config, which: Roles) -> Result<(), Failure> {
+    let stop = roles::stop_on_signal()?;
     let metrics = metrics()?;
-    let app = App::new(config, which.worker).await?;
-    let running = roles::start(&app, which, metrics).await?;
+    let Some(app) = stop.run_until_cancelled(App::new(config, which.worker)).await else {
+        return Ok(());
+    };
+    let app = app?;
+    let ports = Ports::bind(&app.config, which).await?;
+    let running = roles::start(&app, which, ports, metrics, stop)?;
     if let Some(api) = running.api {
         tracing::info!(address = %api, "the API listens");
     }

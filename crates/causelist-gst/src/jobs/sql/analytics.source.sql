@@ -82,7 +82,10 @@ anomaly as materialized (
 snapshot as materialized (
     select tenant, today, name as metric_type, jsonb_build_object('value', value) as metric_value from metric
     union all
-    select tenant, today, 'daily_snapshot', jsonb_object_agg(name, value) from metric group by tenant, today
+    select tenant, today, 'daily_snapshot',
+           jsonb_object_agg(name, value)
+               || jsonb_build_object('executedAt', to_char($2::timestamptz at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+    from metric group by tenant, today
 ),
 found as (
     select jsonb_build_object(

@@ -23,7 +23,7 @@ item as materialized (
     from scope s
     join host.case_statutory_deadlines d on d.tenant_id = s.tenant 
      and lower(d.status) not in ('completed', 'cancelled', 'met', 'filed', 'waived')
-    join host.statutory_event_types e on e.id = d.event_type_id
+    join host.statutory_event_types e on e.id = d.event_type_id and e.tenant_id = d.tenant_id
     join host.cases c on c.id = d.case_id and c.tenant_id = d.tenant_id
     cross join lateral (select coalesce(d.extension_deadline, d.calculated_deadline) as deadline) g
     where g.deadline - s.today in (0, 1, 3, 7)

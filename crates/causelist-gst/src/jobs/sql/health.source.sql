@@ -73,6 +73,7 @@ untold as materialized (
 snapshot as materialized (
     select o.tenant, o.today, 'automation_health' as metric_type,
            jsonb_build_object(
+               'executedAt', to_char($2::timestamptz at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
                'executions', o.executions, 'successes', o.successes, 'failures', o.failures,
                'successRate', o.success_rate,
                'rules', (select coalesce(jsonb_agg(jsonb_build_object(

@@ -10,16 +10,20 @@ member as materialized (
            coalesce(p.reminder_days, '{1,0}') as reminder_days,
            case when p.quiet_hours_start < p.quiet_hours_end
                  and l.clock >= p.quiet_hours_start and l.clock < p.quiet_hours_end
-                then (s.today + p.quiet_hours_end) at time zone s.zone
+                then (l.today + p.quiet_hours_end) at time zone s.zone
                 when p.quiet_hours_start > p.quiet_hours_end and l.clock >= p.quiet_hours_start
-                then (s.today + 1 + p.quiet_hours_end) at time zone s.zone
+                then (l.today + 1 + p.quiet_hours_end) at time zone s.zone
                 when p.quiet_hours_start > p.quiet_hours_end and l.clock < p.quiet_hours_end
-                then (s.today + p.quiet_hours_end) at time zone s.zone
+                then (l.today + p.quiet_hours_end) at time zone s.zone
            end as quiet_until
     from host.employees e
     join scope s on s.tenant = e.tenant_id
     left join host.notification_preferences p on p.tenant_id = e.tenant_id and p.user_id = e.id
-    cross join lateral (select ($2 at time zone s.zone)::time as clock) l
+    -- Quiet hours are those of the moment in which the message can leave: a run as of an earlier
+    -- instant, a retry and a late worker send now, not then. (A preview of a run to come is judged
+    -- as of its own instant. No count depends on this, so plan and application agree.)
+    cross join lateral (select greatest($2, statement_timestamp()) at time zone s.zone as local) n
+    cross join lateral (select n.local::time as clock, n.local::date as today) l
     cross join lateral (
         select case when btrim(e.official_email) like '%_@_%' then btrim(e.official_email)
                     when btrim(e.email) like '%_@_%' then btrim(e.email) end as address) a

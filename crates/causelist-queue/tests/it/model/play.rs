@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use causelist_core::JobError;
 use causelist_queue::testing::{self, Hand, Taken};
-use causelist_queue::{
-    CancelEffect, DeadFilter, Enqueued, Hold, KeyTaken, NewJob, Retried, cancel, enqueue, enqueue_many, purge_dead,
-    retry_dead,
-};
+use causelist_queue::{Enqueued, Hold, NewJob, enqueue, enqueue_many};
 use causelist_testkit::TestDb;
 use chrono::DateTime;
 use serde_json::{Value, json};
@@ -16,32 +13,32 @@ use uuid::Uuid;
 
 use super::check::{compare, compare_shown};
 use super::ops::{End, New, Op, Pick, QUEUES, Window};
-use super::state::{Model, Place};
+use super::state::Model;
 
 pub const TENANT: Uuid = Uuid::from_u128(7);
-const LEASE: Duration = Duration::from_secs(3600);
+pub(super) const LEASE: Duration = Duration::from_secs(3600);
 
 /// A claim as its worker remembers it, held or lost.
-struct Claim {
-    hand: usize,
-    fence: i64,
-    jobs: Vec<Taken>,
+pub(super) struct Claim {
+    pub(super) hand: usize,
+    pub(super) fence: i64,
+    pub(super) jobs: Vec<Taken>,
 }
 
-struct Play<'a> {
-    db: &'a TestDb,
-    model: Model,
-    hands: [Hand; 2],
-    claims: Vec<Claim>,
+pub(super) struct Play<'a> {
+    pub(super) db: &'a TestDb,
+    pub(super) model: Model,
+    pub(super) hands: [Hand; 2],
+    pub(super) claims: Vec<Claim>,
 }
 
-type Step = Result<(), String>;
+pub(super) type Step = Result<(), String>;
 
-fn fault(e: impl std::fmt::Display) -> String {
+pub(super) fn fault(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> Step {
+pub(super) fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, expected: T) -> Step {
     if got == expected {
         Ok(())
     } else {
@@ -77,7 +74,7 @@ pub async fn play(db: &TestDb, ops: &[Op]) -> Step {
 }
 
 impl Play<'_> {
-    async fn step(&mut self, op: &Op) -> Step {
+    pub(super) async fn step(&mut self, op: &Op) -> Step {
         match op {
             Op::Enqueue(new) => self.enqueue(std::slice::from_ref(new)).await,
             Op::EnqueueMany(new) => self.enqueue(new).await,
@@ -120,7 +117,7 @@ impl Play<'_> {
         }
     }
 
-    fn asked(&self, new: &[New]) -> Vec<NewJob> {
+    pub(super) fn asked(&self, new: &[New]) -> Vec<NewJob> {
         // Far off, so that only the test decides when it is due.
         let later = DateTime::UNIX_EPOCH + chrono::Duration::days(36_500);
         new.iter()
@@ -144,7 +141,7 @@ impl Play<'_> {
             .collect()
     }
 
-    async fn enqueue(&mut self, new: &[New]) -> Step {
+    pub(super) async fn enqueue(&mut self, new: &[New]) -> Step {
         let jobs = self.asked(new);
         let mut conn = self.db.pool().acquire().await.map_err(fault)?;
         let made = match jobs.as_slice() {
@@ -168,7 +165,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    async fn claim(&mut self, queue: usize, limit: usize) -> Step {
+    pub(super) async fn claim(&mut self, queue: usize, limit: usize) -> Step {
         let hand = self.claims.len() % 2;
         let jobs = self.hands[hand]
             .claim(QUEUES[queue], limit, LEASE)
@@ -179,7 +176,7 @@ impl Play<'_> {
         self.took(hand, jobs)
     }
 
-    fn took(&mut self, hand: usize, jobs: Vec<Taken>) -> Step {
+    pub(super) fn took(&mut self, hand: usize, jobs: Vec<Taken>) -> Step {
         let Some(first) = jobs.first() else { return Ok(()) };
         let fence = first.fence();
         if self.claims.iter().any(|c| c.fence >= fence) {
@@ -195,7 +192,7 @@ impl Play<'_> {
     }
 
     /// A claim, and the jobs of it whose bit is set.
-    fn picked(&self, claim: Pick, bits: u8) -> Option<(&Claim, Vec<&Taken>)> {
+    pub(super) fn picked(&self, claim: Pick, bits: u8) -> Option<(&Claim, Vec<&Taken>)> {
         let claim = pick(&self.claims, claim)?;
         let jobs: Vec<&Taken> = claim
             .jobs
@@ -207,7 +204,7 @@ impl Play<'_> {
         (!jobs.is_empty()).then_some((claim, jobs))
     }
 
-    async fn settle(&mut self, claim: Pick, bits: u8, ends: &[End; 8]) -> Step {
+    pub(super) async fn settle(&mut self, claim: Pick, bits: u8, ends: &[End; 8]) -> Step {
         let Some((claim, jobs)) = self.picked(claim, bits) else {
             return Ok(());
         };
@@ -226,7 +223,7 @@ impl Play<'_> {
     }
 
     /// Of the jobs that its worker believes in its claim, since it was told of none that left it.
-    async fn settle_whole(&mut self, claim: Pick) -> Step {
+    pub(super) async fn settle_whole(&mut self, claim: Pick) -> Step {
         let Some(claim) = pick(&self.claims, claim) else {
             return Ok(());
         };
@@ -252,7 +249,7 @@ impl Play<'_> {
 
     /// A transaction of a job's own: completed, committed with the job going on (Snooze), or
     /// dropped (Discard).
-    async fn complete(&mut self, claim: Pick, job: Pick, how: End) -> Step {
+    pub(super) async fn complete(&mut self, claim: Pick, job: Pick, how: End) -> Step {
         let Some(claim) = pick(&self.claims, claim) else {
             return Ok(());
         };
@@ -282,7 +279,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    async fn release(&mut self, claim: Pick, bits: u8) -> Step {
+    pub(super) async fn release(&mut self, claim: Pick, bits: u8) -> Step {
         let Some((claim, jobs)) = self.picked(claim, bits) else {
             return Ok(());
         };
@@ -298,7 +295,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    async fn renew(&mut self, claim: Pick) -> Step {
+    pub(super) async fn renew(&mut self, claim: Pick) -> Step {
         let Some(claim) = pick(&self.claims, claim) else {
             return Ok(());
         };
@@ -324,7 +321,7 @@ impl Play<'_> {
     }
 
     /// Ends a lease, as time would. Its fence, if it was held.
-    async fn expire(&mut self, claim: Pick) -> Result<Option<i64>, String> {
+    pub(super) async fn expire(&mut self, claim: Pick) -> Result<Option<i64>, String> {
         let Some(claim) = pick(&self.claims, claim) else {
             return Ok(None);
         };
@@ -343,12 +340,12 @@ impl Play<'_> {
         Ok(Some(fence))
     }
 
-    async fn rescue(&mut self) -> Step {
+    pub(super) async fn rescue(&mut self) -> Step {
         testing::rescue(self.db.pool()).await.map_err(fault)?;
         self.rescued().await
     }
 
-    async fn rescued(&mut self) -> Step {
+    pub(super) async fn rescued(&mut self) -> Step {
         self.model.rescue();
         // The wait after a second crash is random, from nothing to some seconds.
         sqlx::query(
@@ -360,260 +357,9 @@ impl Play<'_> {
         .map_err(fault)?;
         Ok(())
     }
-
-    /// Lets the time come for a job that waits for one.
-    async fn turn_due(&mut self, job: Pick) -> Result<Option<i64>, String> {
-        let waiting: Vec<i64> = self
-            .model
-            .jobs
-            .values()
-            .filter(|j| matches!(j.place, Place::Scheduled { .. }))
-            .map(|j| j.id)
-            .collect();
-        let Some(&id) = pick(&waiting, job) else {
-            return Ok(None);
-        };
-        sqlx::query("update causelist.scheduled set run_at = clock_timestamp() - interval '1 hour' where id = $1")
-            .bind(id)
-            .execute(self.db.pool())
-            .await
-            .map_err(fault)?;
-        if let Some(job) = self.model.jobs.get_mut(&id)
-            && let Place::Scheduled { due, .. } = &mut job.place
-        {
-            *due = true;
-        }
-        Ok(Some(id))
-    }
-
-    fn due(&self) -> Vec<i64> {
-        let due = |p| matches!(p, Place::Scheduled { due: true, .. });
-        self.model
-            .jobs
-            .values()
-            .filter(|j| due(j.place))
-            .map(|j| j.id)
-            .collect()
-    }
-
-    async fn promote(&mut self) -> Step {
-        let mut queues = testing::promote(self.db.pool()).await.map_err(fault)?;
-        queues.sort_unstable();
-        let due = self.due();
-        let mut expected: Vec<&str> = due.iter().map(|id| QUEUES[self.model.jobs[id].new.queue]).collect();
-        expected.sort_unstable();
-        expected.dedup();
-        due.into_iter().for_each(|id| self.model.promote(id));
-        same(
-            "queues with something new",
-            queues.iter().map(String::as_str).collect(),
-            expected,
-        )
-    }
-
-    async fn cancel(&mut self, job: Pick) -> Step {
-        let ids: Vec<i64> = self.model.jobs.keys().copied().collect();
-        let Some(&id) = pick(&ids, job) else { return Ok(()) };
-        let effect = cancel(self.db.pool(), id).await.map_err(fault)?;
-        let expected = match self.model.jobs[&id].place {
-            Place::Ready | Place::Scheduled { .. } => {
-                self.model.cancel(id);
-                CancelEffect::Cancelled
-            }
-            Place::Held { .. } => {
-                if let Some(job) = self.model.jobs.get_mut(&id) {
-                    job.cancel_asked = true;
-                }
-                CancelEffect::Requested
-            }
-            Place::Dead { .. } | Place::Ended { .. } => CancelEffect::Finished,
-        };
-        same("what the cancel did", effect, expected)
-    }
-
-    async fn expire_key(&mut self, key: Pick) -> Step {
-        let names: Vec<_> = self
-            .model
-            .keys
-            .iter()
-            .filter(|(_, k)| k.window == Window::Until)
-            .map(|(name, _)| *name)
-            .collect();
-        let Some(&(number, of_tenant)) = pick(&names, key) else {
-            return Ok(());
-        };
-        sqlx::query(
-            "update causelist.job_key set expires_at = clock_timestamp() - interval '1 second'
-             where key = $1 and (tenant = $2) = $3",
-        )
-        .bind(format!("k{number}"))
-        .bind(TENANT)
-        .bind(of_tenant)
-        .execute(self.db.pool())
-        .await
-        .map_err(fault)?;
-        if let Some(key) = self.model.keys.get_mut(&(number, of_tenant)) {
-            key.expired = true;
-        }
-        Ok(())
-    }
-
-    async fn pause(&mut self, queue: usize, paused: bool) -> Step {
-        sqlx::query("update causelist.queue set paused = $2 where name = $1")
-            .bind(QUEUES[queue])
-            .bind(paused)
-            .execute(self.db.pool())
-            .await
-            .map_err(fault)?;
-        self.model.paused[queue] = paused;
-        Ok(())
-    }
-
-    async fn retry_dead(&mut self, job: Pick) -> Step {
-        // A third of the picks falls on jobs that are not dead.
-        let is_dead = |p| matches!(p, Place::Dead { .. });
-        let ids: Vec<i64> = self
-            .model
-            .jobs
-            .values()
-            .filter(|j| job.is_multiple_of(3) || is_dead(j.place))
-            .map(|j| j.id)
-            .collect();
-        let Some(&id) = pick(&ids, job) else { return Ok(()) };
-        let mut conn = self.db.pool().acquire().await.map_err(fault)?;
-        let got = retry_dead(&mut conn, &DeadFilter::job(id), 1).await.map_err(fault)?;
-        let mut expected = Retried::default();
-        if is_dead(self.model.jobs[&id].place) {
-            match self.model.revive(id) {
-                Ok(()) => {
-                    expected.jobs.push(id);
-                    expected.queues.push(QUEUES[self.model.jobs[&id].new.queue].to_owned());
-                }
-                Err(holder) => expected.refused.push(KeyTaken {
-                    id,
-                    holder: Some(holder),
-                }),
-            }
-        }
-        same("what the retry did", got, expected)
-    }
-
-    async fn purge_dead(&mut self, job: Pick) -> Step {
-        let is_dead = |p| matches!(p, Place::Dead { .. });
-        let ids: Vec<i64> = self
-            .model
-            .jobs
-            .values()
-            .filter(|j| is_dead(j.place))
-            .map(|j| j.id)
-            .collect();
-        let Some(&id) = pick(&ids, job) else { return Ok(()) };
-        let mut conn = self.db.pool().acquire().await.map_err(fault)?;
-        let purged = purge_dead(&mut conn, &DeadFilter::job(id), 1, "the test")
-            .await
-            .map_err(fault)?;
-        same("the jobs purged", purged, vec![id])?;
-        let fence = sqlx::query_scalar("select max(fence) from causelist.attempt where job_id = $1")
-            .bind(id)
-            .fetch_one(&mut *conn)
-            .await
-            .map_err(fault)?;
-        self.model.purge(id, fence);
-        Ok(())
-    }
-
-    /// The end of a lease and the settle of all its jobs: one of the two gets them, whole.
-    async fn settle_and_rescue(&mut self, claim: Pick) -> Step {
-        let Some(fence) = self.expire(claim).await? else {
-            return Ok(());
-        };
-        let Some((claim, jobs)) = self.picked(claim, u8::MAX) else {
-            return Ok(());
-        };
-        let batch: Vec<_> = jobs.iter().map(|job| (*job, Ok(json!({})))).collect();
-        let (recorded, rescued) = tokio::join!(
-            self.hands[claim.hand].settle(fence, &batch),
-            testing::rescue(self.db.pool())
-        );
-        rescued.map_err(fault)?;
-        let held = self.model.held(fence);
-        let recorded = recorded.map_err(fault)?;
-        if recorded > 0 {
-            same("settles recorded", recorded, held.len() as u64)?;
-            for id in held {
-                self.model.settle(id, fence, End::Done);
-            }
-        }
-        self.rescued().await
-    }
-
-    async fn complete_and_rescue(&mut self, claim: Pick, job: Pick) -> Step {
-        let Some(fence) = self.expire(claim).await? else {
-            return Ok(());
-        };
-        let Some(claim) = pick(&self.claims, claim) else {
-            return Ok(());
-        };
-        let Some(job) = pick(&claim.jobs, job) else {
-            return Ok(());
-        };
-        let cx = self.hands[claim.hand].cx(job);
-        let complete = async {
-            let mut tx = cx.begin().await.map_err(fault)?;
-            effect(&mut tx, job.id(), fence).await?;
-            Ok::<_, String>(tx.complete(&json!({})).await)
-        };
-        let (end, rescued) = tokio::join!(complete, testing::rescue(self.db.pool()));
-        rescued.map_err(fault)?;
-        let id = job.id();
-        match end? {
-            Ok(()) => {
-                if !self.model.settle(id, fence, End::Done) {
-                    return Err(format!("job {id} was completed by who did not hold it"));
-                }
-                self.model.effects.push((id, fence));
-                // The rescue passed over the claim while it was locked, or took what was left of it.
-                self.rescue().await
-            }
-            Err(JobError::LeaseLost) => self.rescued().await,
-            Err(other) => Err(fault(other)),
-        }
-    }
-
-    async fn two_claims(&mut self, queue: usize) -> Step {
-        let (one, two) = tokio::join!(
-            self.hands[0].claim(QUEUES[queue], 2, LEASE),
-            self.hands[1].claim(QUEUES[queue], 2, LEASE)
-        );
-        let mut claims = [(0, one.map_err(fault)?), (1, two.map_err(fault)?)];
-        let mut ids: Vec<i64> = claims.iter().flat_map(|(_, jobs)| jobs.iter().map(Taken::id)).collect();
-        let mut expected = self.model.next(queue, 4);
-        ids.sort_unstable();
-        expected.sort_unstable();
-        same("the jobs of both claims", ids, expected)?;
-        claims.sort_by_key(|(_, jobs)| jobs.first().map(Taken::fence));
-        for (hand, jobs) in claims {
-            self.took(hand, jobs)?;
-        }
-        Ok(())
-    }
-
-    /// A job that becomes ready while it is cancelled is cancelled.
-    async fn cancel_and_promote(&mut self, job: Pick) -> Step {
-        let Some(id) = self.turn_due(job).await? else {
-            return Ok(());
-        };
-        let (effect, promoted) = tokio::join!(cancel(self.db.pool(), id), testing::promote(self.db.pool()));
-        promoted.map_err(fault)?;
-        same("what the cancel did", effect.map_err(fault)?, CancelEffect::Cancelled)?;
-        self.model.cancel(id);
-        // A promote passes over what the cancel has locked, and stops there: nothing else is due.
-        self.due().into_iter().for_each(|id| self.model.promote(id));
-        Ok(())
-    }
 }
 
-fn pick<T>(from: &[T], pick: Pick) -> Option<&T> {
+pub(super) fn pick<T>(from: &[T], pick: Pick) -> Option<&T> {
     from.get(usize::from(pick) % from.len().max(1))
 }
 
@@ -632,7 +378,7 @@ fn result(end: End) -> Result<Value, JobError> {
     })
 }
 
-async fn effect(db: &mut PgConnection, job: i64, fence: i64) -> Step {
+pub(super) async fn effect(db: &mut PgConnection, job: i64, fence: i64) -> Step {
     sqlx::query("insert into effect values ($1, $2)")
         .bind(job)
         .bind(fence)

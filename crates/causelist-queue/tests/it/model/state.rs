@@ -159,6 +159,11 @@ impl Model {
             End::Cancelled => ("cancelled", Place::Ended { state: "cancelled" }),
             End::Done | End::LeaseLost => ("done", Place::Ended { state: "done" }),
         };
+        // A job that somebody wants stopped does not run again.
+        let (outcome, place) = match place {
+            Place::Scheduled { .. } if job.cancel_asked => ("cancelled", Place::Ended { state: "cancelled" }),
+            _ => (outcome, place),
+        };
         job.used = if end == End::Snooze { job.used } else { attempt };
         job.record.push((attempt, fence, outcome));
         self.move_to(id, place);

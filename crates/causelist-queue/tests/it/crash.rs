@@ -43,7 +43,8 @@ async fn the_jobs_of_a_dead_worker_are_taken_up_within_two_leases() {
             .await;
             drop(running);
         });
-        runtime.shutdown_timeout(Duration::ZERO);
+        // Waits until every task has been dropped where it stood: none may see the gate open.
+        drop(runtime);
     });
     let ids = [
         put(db.pool(), act_job(&Act::Wait)).await,
@@ -77,6 +78,10 @@ async fn a_restart_under_the_same_name_takes_up_what_the_dead_one_held() {
     let doomed = worker(db.pool(), options());
     until("it has begun", || async {
         count(db.pool(), "select count(*) from begun").await == 1
+    })
+    .await;
+    until("it has said that it is there", || async {
+        count(db.pool(), "select count(*) from causelist.worker").await == 1
     })
     .await;
     doomed.task.abort();

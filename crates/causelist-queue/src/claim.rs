@@ -32,7 +32,7 @@ pub(crate) struct Claimed {
     pub(crate) fence: i64,
 }
 
-/// The form that did best of 17 (docs/adr): the rows handed out are the ones really deleted.
+/// The form that did best (docs/adr/0002): the rows handed out are the ones really deleted.
 const CLAIM: &str = "
 with picked as materialized (
     select ctid from causelist.ready

@@ -13,25 +13,23 @@ use apalis_core::task::Task;
 use apalis_core::task::builder::TaskBuilder;
 use apalis_core::task::task_id::{RandomId, TaskId};
 use apalis_core::worker::context::WorkerContext;
-use causelist_core::Clock;
-use futures::future::BoxFuture;
-use tokio::sync::mpsc::UnboundedSender;
+use futures::future::{BoxFuture, join_all};
 use tokio_util::sync::CancellationToken;
-use tower::{Layer, Service};
+use tower::Service;
+use tower::layer::util::Identity;
 
-use crate::driver::{Held, Report, Shared};
+use crate::bundle::{Bundle, Held};
+use crate::driver::{Report, Shared};
 use crate::run::{Ended, Runtime};
-use crate::settle::{Outcome, Settled};
 use crate::worker::WorkerOptions;
 
 /// What travels through apalis: shared, since apalis may clone a task.
-pub(crate) type Run = Arc<Held>;
+pub(crate) type Run = Arc<Bundle>;
 
 #[derive(Debug)]
 pub(crate) struct PgBackend {
     pub(crate) options: WorkerOptions,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) settle: SettleLayer,
     pub(crate) closing: CancellationToken,
 }
 
@@ -46,8 +44,8 @@ impl Backend for PgBackend {
     fn poll_next(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Task<Run>, Infallible>>> {
         // Registered first: what is added between the look and the registration would wake nobody.
         self.shared.waker.register(cx.waker());
-        self.shared.next().map_or(Poll::Pending, |held| {
-            let task = TaskBuilder::new(Arc::new(held))
+        self.shared.next().map_or(Poll::Pending, |bundle| {
+            let task = TaskBuilder::new(Arc::new(bundle))
                 .task_id(TaskId::String(String::new()))
                 .build();
             Poll::Ready(Some(Ok(task)))
@@ -71,108 +69,74 @@ impl BackendConfig for PgBackend {
     type Id = RandomId;
     type Kind = Ephemeral;
     type Config = WorkerOptions;
-    type Layer = SettleLayer;
+    type Layer = Identity;
 
     fn config(&self) -> &WorkerOptions {
         &self.options
     }
 
-    fn middleware(&mut self, _: &mut WorkerContext) -> SettleLayer {
-        self.settle.clone()
+    fn middleware(&mut self, _: &mut WorkerContext) -> Identity {
+        Identity::new()
     }
 }
 
-/// Outside of all other layers, so that whatever happens inside is reported.
+/// Runs a bundle, and reports each of its jobs when that has ended. Whatever a job does ends in an
+/// [`Ended`], so that there is nothing for a layer around this to see.
 #[derive(Debug, Clone)]
-pub(crate) struct SettleLayer {
+pub(crate) struct RunService {
+    pub(crate) runtime: Arc<Runtime>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) reports: UnboundedSender<Report>,
-    pub(crate) clock: Arc<dyn Clock>,
 }
 
-impl<S> Layer<S> for SettleLayer {
-    type Service = SettleService<S>;
-    fn layer(&self, inner: S) -> SettleService<S> {
-        SettleService {
-            inner,
-            layer: self.clone(),
+impl RunService {
+    async fn run(self, bundle: Run) {
+        let begun = Instant::now();
+        if bundle.batch {
+            let ends = self.runtime.execute_batch(&bundle).await;
+            for (held, ended) in bundle.jobs.iter().zip(ends) {
+                self.tell(held, begun.elapsed(), ended);
+            }
+            self.shared.ended();
+        } else if let [held] = bundle.jobs.as_slice() {
+            self.run_one(held).await;
+        } else {
+            join_all(bundle.jobs.iter().map(|held| self.run_one(held))).await;
         }
     }
+
+    async fn run_one(&self, held: &Held) {
+        let begun = Instant::now();
+        let ended = self.runtime.execute(held).await;
+        self.tell(held, begun.elapsed(), ended);
+        self.shared.ended();
+    }
+
+    fn tell(&self, held: &Held, ran: Duration, ended: Ended) {
+        self.shared.report(Report {
+            id: held.job.id,
+            fence: held.job.fence,
+            kind: Arc::clone(&held.job.kind),
+            queue: Arc::clone(&held.job.queue),
+            ran,
+            ended,
+        });
+    }
 }
 
-#[derive(Debug, Clone)]
-pub(crate) struct SettleService<S> {
-    inner: S,
-    layer: SettleLayer,
-}
-
-impl<S> Service<Task<Run>> for SettleService<S>
-where
-    S: Service<Task<Run>, Response = Ended>,
-    S::Error: Into<BoxDynError>,
-    S::Future: Send + 'static,
-{
+impl Service<Task<Run>> for RunService {
     type Response = ();
     type Error = BoxDynError;
     type Future = BoxFuture<'static, Result<(), BoxDynError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, task: Task<Run>) -> Self::Future {
-        let run = Arc::clone(&task.args);
-        let started_at = self.layer.clock.now();
-        let begun = Instant::now();
-        let SettleLayer { reports, shared, .. } = self.layer.clone();
-        let inner = self.inner.call(task);
-        Box::pin(async move {
-            let job = &run.job;
-            let ended = match inner.await {
-                Ok(ended) => ended,
-                // Only a fault of ours or of a layer gets here: what a job does ends in `Ended`.
-                Err(error) => Ended::Settle(Settled {
-                    id: job.id,
-                    attempt: job.attempt,
-                    keyed: job.keyed,
-                    started_at,
-                    outcome: Outcome::Retry(
-                        Duration::from_secs(5),
-                        format!("the worker could not run it: {}", error.into()),
-                    ),
-                }),
-            };
-            // A driver that is gone has given up its claims: nothing to tell it.
-            let _ = reports.send(Report {
-                id: job.id,
-                fence: job.fence,
-                kind: job.kind.clone(),
-                queue: job.queue.clone(),
-                ran: begun.elapsed(),
-                ended,
-            });
-            shared.ended();
-            Ok(())
-        })
-    }
-}
-
-/// The innermost service: runs a job by its kind.
-#[derive(Debug, Clone)]
-pub(crate) struct RunService(pub(crate) Arc<Runtime>);
-
-impl Service<Task<Run>> for RunService {
-    type Response = Ended;
-    type Error = BoxDynError;
-    type Future = BoxFuture<'static, Result<Ended, BoxDynError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, task: Task<Run>) -> Self::Future {
-        let runtime = Arc::clone(&self.0);
-        let run = Arc::clone(&task.args);
-        Box::pin(async move { Ok(runtime.execute(&run.job, run.stop.clone(), run.lost.clone()).await) })
+        let run = self.clone().run(Arc::clone(&task.args));
+        Box::pin(async move {
+            run.await;
+            Ok(())
+        })
     }
 }

@@ -1,23 +1,25 @@
 //! Claim, renew, release: what ties a batch of jobs to one worker for the length of a lease.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use causelist_core::{JobId, TenantId};
 use chrono::{DateTime, Utc};
-use serde_json::value::RawValue;
-use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgTypeInfo, PgValueFormat, PgValueRef};
+use sqlx::{Decode, PgConnection, Postgres, Type};
 use uuid::Uuid;
 
 /// A job that this worker holds.
 #[derive(Debug)]
 pub(crate) struct Claimed {
     pub(crate) id: JobId,
-    pub(crate) kind: String,
-    pub(crate) queue: String,
+    pub(crate) kind: Arc<str>,
+    pub(crate) queue: Arc<str>,
     pub(crate) priority: i16,
     pub(crate) tenant: Option<TenantId>,
-    pub(crate) args: Box<RawValue>,
+    /// JSON as it is stored; read once, by the job's own type.
+    pub(crate) args: Box<str>,
     /// The number of this attempt; 1 is the first.
     pub(crate) attempt: i16,
     pub(crate) max_attempts: i16,
@@ -45,50 +47,57 @@ held as (
     insert into causelist.claim (worker, queue, expires_at, ids, attempts)
     select $3, $1, clock_timestamp() + make_interval(secs => $4),
            array_agg(id order by id), array_agg((attempt + 1)::smallint order by id)
-    from taken having count(*) > 0 returning id)
+    from taken having count(*) > 0
+    returning id, (date_part('epoch', clock_timestamp()) * 1e6)::bigint as at)
 select t.id, j.kind, j.priority, j.tenant, j.args, (t.attempt + 1)::smallint, j.max_attempts, j.keyed, j.trace,
-       j.created_at, t.rank, greatest(0, date_part('epoch', clock_timestamp()) - t.rank / 1e6)::float8, held.id
+       j.created_at, t.rank, held.at, held.id
 from held, taken t join causelist.job j on j.id = t.id
-where j.id = any (array(select id from taken))
-order by j.priority, t.rank, t.id";
+where j.id = any (array(select id from taken))";
 
 type ClaimRow = (
     i64,
     String,
     i16,
     Option<Uuid>,
-    Json<Box<RawValue>>,
+    RawJson,
     i16,
     i16,
     bool,
     Option<String>,
     DateTime<Utc>,
     i64,
-    f64,
+    i64,
     i64,
 );
 
 /// Takes up to `limit` jobs of a queue, in order. A paused queue yields none.
 pub(crate) async fn claim(
-    pool: &PgPool,
+    db: &mut PgConnection,
     worker: Uuid,
-    queue: &str,
+    queue: &Arc<str>,
     limit: usize,
     lease: Duration,
 ) -> sqlx::Result<Vec<Claimed>> {
     let rows: Vec<ClaimRow> = sqlx::query_as(CLAIM)
-        .bind(queue)
+        .bind(&**queue)
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .bind(worker)
         .bind(lease.as_secs_f64())
-        .fetch_all(pool)
+        .fetch_all(db)
         .await?;
-    Ok(rows
+    // Most claims hold one kind: its name is kept once.
+    let mut kind: Arc<str> = Arc::from("");
+    let mut jobs: Vec<Claimed> = rows
         .into_iter()
         .map(|r| Claimed {
             id: r.0,
-            kind: r.1,
-            queue: queue.to_owned(),
+            kind: {
+                if *kind != *r.1 {
+                    kind = Arc::from(r.1);
+                }
+                Arc::clone(&kind)
+            },
+            queue: Arc::clone(queue),
             priority: r.2,
             tenant: r.3,
             args: r.4.0,
@@ -98,10 +107,36 @@ pub(crate) async fn claim(
             trace: r.8,
             created_at: r.9,
             rank: r.10,
-            waited: Duration::from_secs_f64(r.11.max(0.0)),
+            waited: Duration::from_micros(r.11.saturating_sub(r.10).try_into().unwrap_or(0)),
             fence: r.12,
         })
-        .collect())
+        .collect();
+    jobs.sort_unstable_by_key(|j| (j.priority, j.rank, j.id));
+    Ok(jobs)
+}
+
+/// The text of a `jsonb` value, neither read nor checked a second time.
+struct RawJson(Box<str>);
+
+impl Type<Postgres> for RawJson {
+    fn type_info() -> PgTypeInfo {
+        <serde_json::Value as Type<Postgres>>::type_info()
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for RawJson {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        let format = value.format();
+        let mut bytes = value.as_bytes()?;
+        if format == PgValueFormat::Binary {
+            // A version before the text; there has only been the first.
+            bytes = match bytes {
+                [1, text @ ..] => text,
+                _ => return Err("jsonb of an unknown version".into()),
+            };
+        }
+        Ok(Self(std::str::from_utf8(bytes)?.into()))
+    }
 }
 
 /// What a renewal told.
@@ -114,7 +149,12 @@ pub(crate) struct Renewed {
 }
 
 /// Renews the given claims, in one statement, and hears of cancel requests.
-pub(crate) async fn renew(pool: &PgPool, fences: &[i64], ids: &[JobId], lease: Duration) -> sqlx::Result<Renewed> {
+pub(crate) async fn renew(
+    db: &mut PgConnection,
+    fences: &[i64],
+    ids: &[JobId],
+    lease: Duration,
+) -> sqlx::Result<Renewed> {
     let rows: Vec<(bool, i64)> = sqlx::query_as(
         "with kept as (
              update causelist.claim set expires_at = clock_timestamp() + make_interval(secs => $2)
@@ -126,7 +166,7 @@ pub(crate) async fn renew(pool: &PgPool, fences: &[i64], ids: &[JobId], lease: D
     .bind(fences)
     .bind(lease.as_secs_f64())
     .bind(ids)
-    .fetch_all(pool)
+    .fetch_all(db)
     .await?;
     let mut out = Renewed::default();
     for (held, id) in rows {
@@ -166,7 +206,7 @@ pub(crate) async fn release(db: &mut PgConnection, fence: i64, jobs: &[&Claimed]
     let found: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
         .bind(fence)
         .bind(jobs.iter().map(|j| j.id).collect::<Vec<_>>())
-        .bind(jobs.iter().map(|j| j.queue.as_str()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| &*j.queue).collect::<Vec<_>>())
         .bind(jobs.iter().map(|j| j.priority).collect::<Vec<_>>())
         .bind(jobs.iter().map(|j| j.attempt - 1).collect::<Vec<_>>())
         .bind(jobs.iter().map(|j| j.rank).collect::<Vec<_>>())

@@ -1,5 +1,6 @@
 //! The driver: two tasks beside the apalis worker that own claim and settle, so that polling the
-//! worker never waits for the database, and neither waits for the other. [`crate::lease`] renews.
+//! worker never waits for the database, and neither waits for the other. [`crate::lease`] renews,
+//! [`crate::bundle`] hands out what was claimed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,11 +10,14 @@ use std::time::{Duration, Instant};
 use causelist_core::JobId;
 use futures::task::AtomicWaker;
 use sqlx::PgPool;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::bundle::{Bundle, Held};
 use crate::claim::{self, Claimed};
+use crate::line::Line;
+use crate::meters::{Meters, WaitMeters};
 use crate::run::Ended;
 use crate::settle::{self, Settled};
 use crate::worker::WorkerOptions;
@@ -24,23 +28,13 @@ const LINGER: Duration = Duration::from_millis(20);
 /// database, too little to keep slow jobs from other workers.
 const AHEAD: Duration = Duration::from_millis(50);
 
-/// A claimed job on its way to, or in, its run.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) job: Claimed,
-    /// Somebody wants it stopped.
-    pub(crate) stop: CancellationToken,
-    /// The lease is over or nearly so: it must not write any more.
-    pub(crate) lost: CancellationToken,
-}
-
 /// What the settle layer tells the driver.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) id: JobId,
     pub(crate) fence: i64,
-    pub(crate) kind: String,
-    pub(crate) queue: String,
+    pub(crate) kind: Arc<str>,
+    pub(crate) queue: Arc<str>,
     pub(crate) ran: Duration,
     pub(crate) ended: Ended,
 }
@@ -52,13 +46,9 @@ pub(crate) struct Lease {
     pub(crate) deadline: Instant,
     /// The last renewal did not find its row.
     pub(crate) missed: bool,
-    pub(crate) jobs: HashMap<JobId, Tokens>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Tokens {
-    pub(crate) stop: CancellationToken,
     pub(crate) lost: CancellationToken,
+    /// What stops each of its jobs.
+    pub(crate) jobs: HashMap<JobId, CancellationToken>,
 }
 
 /// What driver, renewal and backend share.
@@ -71,6 +61,13 @@ pub(crate) struct Shared {
     running: AtomicUsize,
     /// Jobs settled per second, lately.
     rate: AtomicUsize,
+    /// Jobs claimed and not settled.
+    in_flight: AtomicUsize,
+    /// Kinds whose jobs run many in one call, and how many at most.
+    batches: HashMap<&'static str, usize>,
+    /// What has ended and was not yet heard by the settling task.
+    reports: Mutex<Vec<Report>>,
+    reported: Notify,
     /// The backend's task, to be woken when the buffer fills, a slot comes free or all is flushed.
     pub(crate) waker: AtomicWaker,
     leases: Mutex<HashMap<i64, Lease>>,
@@ -81,12 +78,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(slots: usize, wake: Arc<Notify>) -> Self {
+    pub(crate) fn new(slots: usize, batches: HashMap<&'static str, usize>, wake: Arc<Notify>) -> Self {
         Self {
             buffer: Mutex::default(),
             slots,
             running: AtomicUsize::new(0),
             rate: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            batches,
+            reports: Mutex::default(),
+            reported: Notify::new(),
             waker: AtomicWaker::new(),
             leases: Mutex::default(),
             wake,
@@ -102,17 +103,20 @@ impl Shared {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job to start, if a slot is free. Its end must be told to [`Shared::ended`].
-    pub(crate) fn next(&self) -> Option<Held> {
-        if self.running.load(Ordering::Acquire) >= self.slots {
+    /// The next jobs to start, if a slot is free. The end of its slots must be told to
+    /// [`Shared::ended`].
+    pub(crate) fn next(&self) -> Option<Bundle> {
+        let free = self.slots.saturating_sub(self.running.load(Ordering::Acquire));
+        if free == 0 {
             return None;
         }
-        let held = self.buffer().pop_front()?;
-        self.running.fetch_add(1, Ordering::AcqRel);
-        Some(held)
+        let short = self.rate.load(Ordering::Relaxed);
+        let bundle = Bundle::take(&mut self.buffer(), free, short, &self.batches)?;
+        self.running.fetch_add(bundle.slots, Ordering::AcqRel);
+        Some(bundle)
     }
 
-    /// A started job has ended.
+    /// A slot has come free.
     pub(crate) fn ended(&self) {
         // Who starts jobs sleeps only when all slots are taken or nothing is there to start.
         if self.running.fetch_sub(1, Ordering::AcqRel) == self.slots {
@@ -120,30 +124,36 @@ impl Shared {
         }
     }
 
-    /// Jobs claimed and not settled.
-    fn in_flight(&self) -> usize {
-        self.leases().values().map(|l| l.jobs.len()).sum()
+    /// A job has ended.
+    pub(crate) fn report(&self, report: Report) {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.push(report);
+        if reports.len() == 1 {
+            drop(reports);
+            self.reported.notify_one();
+        }
+    }
+
+    fn reports(&self) -> Vec<Report> {
+        std::mem::take(&mut self.reports.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn add(&self, jobs: Vec<Claimed>, deadline: Instant) {
         let mut leases = self.leases();
         let mut buffer = self.buffer();
+        self.in_flight.fetch_add(jobs.len(), Ordering::Relaxed);
+        let many = jobs.len();
         for job in jobs {
-            let tokens = Tokens {
-                stop: CancellationToken::new(),
-                lost: CancellationToken::new(),
-            };
+            let stop = CancellationToken::new();
             let lease = leases.entry(job.fence).or_insert_with(|| Lease {
                 deadline,
                 missed: false,
-                jobs: HashMap::new(),
+                lost: CancellationToken::new(),
+                jobs: HashMap::with_capacity(many),
             });
-            lease.jobs.insert(job.id, tokens.clone());
-            buffer.push_back(Held {
-                job,
-                stop: tokens.stop,
-                lost: tokens.lost,
-            });
+            lease.jobs.insert(job.id, stop.clone());
+            let lost = lease.lost.clone();
+            buffer.push_back(Held { job, stop, lost });
         }
         drop((leases, buffer));
         self.waker.wake();
@@ -153,12 +163,21 @@ impl Shared {
     fn forget(&self, fence: i64, ids: impl IntoIterator<Item = JobId>) {
         let mut leases = self.leases();
         if let Some(lease) = leases.get_mut(&fence) {
+            let before = lease.jobs.len();
             for id in ids {
                 lease.jobs.remove(&id);
             }
+            self.in_flight.fetch_sub(before - lease.jobs.len(), Ordering::Relaxed);
             if lease.jobs.is_empty() {
                 leases.remove(&fence);
             }
+        }
+    }
+
+    /// All of a claim is settled.
+    fn forget_whole(&self, fence: i64) {
+        if let Some(lease) = self.leases().remove(&fence) {
+            self.in_flight.fetch_sub(lease.jobs.len(), Ordering::Relaxed);
         }
     }
 
@@ -167,14 +186,16 @@ impl Shared {
         let Some(lease) = self.leases().remove(&fence) else {
             return;
         };
+        self.in_flight.fetch_sub(lease.jobs.len(), Ordering::Relaxed);
         self.buffer().retain(|h| h.job.fence != fence);
         tracing::warn!(
             fence,
             jobs = lease.jobs.len(),
             "the lease was lost; its jobs are stopped"
         );
-        for tokens in lease.jobs.values() {
-            tokens.lost.cancel();
+        lease.lost.cancel();
+        for stop in lease.jobs.values() {
+            stop.cancel();
         }
         self.wake.notify_one();
     }
@@ -195,19 +216,22 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Claims and settles until the worker has closed.
-    pub(crate) async fn run(self, reports: mpsc::UnboundedReceiver<Report>) {
-        tokio::join!(self.claim_on(), self.settle_on(reports));
+    pub(crate) async fn run(self) {
+        tokio::join!(self.claim_on(), self.settle_on());
         self.shared.flushed.store(true, Ordering::Release);
         self.shared.waker.wake();
     }
 
     /// Keeps the buffer filled, until the shutdown; then gives back what has not started.
     async fn claim_on(&self) {
+        let queues: Vec<Arc<str>> = self.options.queues.iter().map(|q| Arc::from(q.as_str())).collect();
+        let mut meters = WaitMeters::default();
+        let mut line = Line::new(&self.pool, self.options.lease);
         // More may be ready than the last claim could take.
         let mut hungry = true;
         while !self.shutdown.is_cancelled() && !self.closing.is_cancelled() {
             if hungry && self.room() > 0 {
-                hungry = self.fill().await;
+                hungry = self.fill(&mut line, &queues, &mut meters).await;
                 if hungry && self.room() > 0 {
                     continue;
                 }
@@ -219,7 +243,7 @@ impl Driver {
                 () = tokio::time::sleep(self.options.poll) => hungry = true,
             }
         }
-        self.release_unstarted().await;
+        self.release_unstarted(&mut line).await;
     }
 
     /// How many jobs to claim now: the slots and what is worth holding ahead of them, less what is
@@ -227,9 +251,13 @@ impl Driver {
     /// it waits until half of them are gone.
     fn room(&self) -> usize {
         let rate = self.shared.rate.load(Ordering::Relaxed);
-        let ahead = (rate * AHEAD.as_millis() as usize / 1000).min(self.options.batch * 2);
+        let mut ahead = (rate * AHEAD.as_millis() as usize / 1000).min(self.options.batch * 2);
+        if !self.shared.batches.is_empty() {
+            // Who runs many in one call needs many at hand.
+            ahead = ahead.max(self.options.batch);
+        }
         let target = self.options.concurrency + ahead;
-        let room = target.saturating_sub(self.shared.in_flight());
+        let room = target.saturating_sub(self.shared.in_flight.load(Ordering::Relaxed));
         if ahead > self.options.concurrency && room < target / 2 {
             0
         } else {
@@ -238,28 +266,27 @@ impl Driver {
     }
 
     /// Claims from each queue in turn. Whether more may be ready.
-    async fn fill(&self) -> bool {
+    async fn fill(&self, line: &mut Line, queues: &[Arc<str>], meters: &mut WaitMeters) -> bool {
         let mut more = false;
-        for queue in &self.options.queues {
+        for queue in queues {
             let room = self.room();
             if room == 0 {
                 return true;
             }
             let limit = room.min(self.options.batch.max(self.options.concurrency));
             let sent = Instant::now();
-            match claim::claim(&self.pool, self.id, queue, limit, self.options.lease).await {
+            let lease = self.options.lease;
+            let claimed = line.with(async |db| claim::claim(db, self.id, queue, limit, lease).await);
+            match claimed.await {
                 Ok(jobs) => {
                     more |= jobs.len() == limit;
-                    for job in &jobs {
-                        metrics::histogram!("causelist_job_wait_seconds", "queue" => job.queue.clone())
-                            .record(job.waited.as_secs_f64());
-                    }
+                    meters.claimed(queue, &jobs);
                     if !jobs.is_empty() {
                         self.shared.add(jobs, sent + self.options.lease);
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, queue, "could not claim");
+                    tracing::warn!(%error, %queue, "could not claim");
                     return false;
                 }
             }
@@ -268,18 +295,15 @@ impl Driver {
     }
 
     /// At shutdown: what has not started goes back to its place and counts no attempt.
-    async fn release_unstarted(&self) {
+    async fn release_unstarted(&self, line: &mut Line) {
         let unstarted: Vec<Held> = self.shared.buffer().drain(..).collect();
         let mut by_fence: HashMap<i64, Vec<&Claimed>> = HashMap::new();
         for held in &unstarted {
             by_fence.entry(held.job.fence).or_default().push(&held.job);
         }
         for (fence, jobs) in by_fence {
-            let result = match self.pool.acquire().await {
-                Ok(mut db) => claim::release(&mut db, fence, &jobs).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = result {
+            let released = line.with(async |db| claim::release(db, fence, &jobs).await);
+            if let Err(error) = released.await {
                 tracing::warn!(%error, fence, "could not release unstarted jobs; their lease will end by itself");
             }
             self.shared.forget(fence, jobs.iter().map(|j| j.id));
@@ -287,7 +311,9 @@ impl Driver {
     }
 
     /// Settles what ended, until the worker has closed and all is settled.
-    async fn settle_on(&self, mut reports: mpsc::UnboundedReceiver<Report>) {
+    async fn settle_on(&self) {
+        let mut meters = Meters::default();
+        let mut line = Line::new(&self.pool, self.options.lease);
         let mut pending = Pending::default();
         let mut backoff = Duration::from_millis(100);
         let mut counted = (Instant::now(), 0_usize);
@@ -295,13 +321,10 @@ impl Driver {
             let wait = pending.wait(backoff);
             tokio::select! {
                 biased;
-                report = reports.recv() => {
-                    let Some(report) = report else { break };
-                    counted.1 += 1;
-                    self.take(report, &mut pending);
-                    while let Ok(report) = reports.try_recv() {
+                () = self.shared.reported.notified() => {
+                    for report in self.shared.reports() {
                         counted.1 += 1;
-                        self.take(report, &mut pending);
+                        self.take(report, &mut pending, &mut meters);
                     }
                 }
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
@@ -309,17 +332,17 @@ impl Driver {
             }
             self.measure(&mut counted);
             let last = self.closing.is_cancelled();
-            if self.flush(&mut pending, last).await {
+            if self.flush(&mut line, &mut pending, last).await {
                 backoff = Duration::from_millis(100);
             } else {
                 backoff = (backoff * 2).min(Duration::from_secs(2));
             }
         }
-        // What the channel still held when the worker closed.
-        while let Ok(report) = reports.try_recv() {
-            self.take(report, &mut pending);
+        // What ended as the worker closed.
+        for report in self.shared.reports() {
+            self.take(report, &mut pending, &mut meters);
         }
-        self.flush(&mut pending, true).await;
+        self.flush(&mut line, &mut pending, true).await;
     }
 
     /// The rate at which jobs end, over at least 50 ms; it falls when nothing ends.
@@ -336,16 +359,8 @@ impl Driver {
         *counted = (Instant::now(), 0);
     }
 
-    fn take(&self, report: Report, pending: &mut Pending) {
-        let outcome = match &report.ended {
-            Ended::Completed => "done",
-            Ended::Settle(settled) => settled.outcome.word(),
-            Ended::Lost => "lost",
-        };
-        metrics::counter!("causelist_jobs_finished_total",
-            "kind" => report.kind.clone(), "queue" => report.queue, "outcome" => outcome)
-        .increment(1);
-        metrics::histogram!("causelist_job_run_seconds", "kind" => report.kind).record(report.ran.as_secs_f64());
+    fn take(&self, report: Report, pending: &mut Pending, meters: &mut Meters) {
+        meters.ended(&report);
         match report.ended {
             Ended::Settle(settled) => pending.add(report.fence, settled),
             Ended::Completed => self.freed(report.fence, [report.id]),
@@ -363,18 +378,19 @@ impl Driver {
 
     /// Settles every claim that is complete, and of the others what has waited long enough (`all`:
     /// whatever there is). False when the database did not let it.
-    async fn flush(&self, pending: &mut Pending, all: bool) -> bool {
+    async fn flush(&self, line: &mut Line, pending: &mut Pending, all: bool) -> bool {
         let (whole, parts) = pending.due(&self.shared, all);
         let mut well = true;
         if !whole.is_empty() {
             let claims: Vec<(i64, &[Settled])> = whole.iter().map(|(f, batch)| (*f, batch.as_slice())).collect();
             let count: usize = claims.iter().map(|(_, batch)| batch.len()).sum();
-            match settle::settle_whole(&self.pool, &claims).await {
+            match line.with(async |db| settle::settle_whole(db, &claims).await).await {
                 Ok(recorded) => {
                     self.settled(count, recorded);
-                    for (fence, batch) in whole {
-                        self.freed(fence, batch.iter().map(|s| s.id));
+                    for (fence, _) in whole {
+                        self.shared.forget_whole(fence);
                     }
+                    self.shared.wake.notify_one();
                 }
                 Err(error) => {
                     tracing::warn!(%error, "could not settle; trying again");
@@ -386,11 +402,7 @@ impl Driver {
             }
         }
         for (fence, batch) in parts {
-            let result = match self.pool.acquire().await {
-                Ok(mut db) => settle::settle(&mut db, fence, &batch).await,
-                Err(error) => Err(error),
-            };
-            match result {
+            match line.with(async |db| settle::settle(db, fence, &batch).await).await {
                 Ok(recorded) => {
                     self.settled(batch.len(), recorded);
                     self.freed(fence, batch.iter().map(|s| s.id));

@@ -9,11 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::claim;
 use crate::driver::Shared;
+use crate::line::Line;
 
 /// Renews every held claim three times per lease, and lets go of those that could not be renewed
 /// before their lease ends: by then another worker may have their jobs.
 pub(crate) async fn keep_leases(pool: PgPool, shared: Arc<Shared>, lease: Duration, stop: CancellationToken) {
     let period = lease / 3;
+    let mut line = Line::new(&pool, period);
     let mut next = tokio::time::interval(period);
     next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -32,8 +34,8 @@ pub(crate) async fn keep_leases(pool: PgPool, shared: Arc<Shared>, lease: Durati
             continue;
         }
         let sent = Instant::now();
-        match tokio::time::timeout(period, claim::renew(&pool, &fences, &ids, lease)).await {
-            Ok(Ok(renewed)) => {
+        match line.with(async |db| claim::renew(db, &fences, &ids, lease).await).await {
+            Ok(renewed) => {
                 // A row is also gone when its last jobs were settled while the renewal was on its
                 // way: only one that is missing twice is lost.
                 let mut gone = Vec::new();
@@ -45,8 +47,8 @@ pub(crate) async fn keep_leases(pool: PgPool, shared: Arc<Shared>, lease: Durati
                         gone.push(*fence);
                     }
                     for id in &renewed.cancel {
-                        if let Some(tokens) = held.jobs.get(id) {
-                            tokens.stop.cancel();
+                        if let Some(stop) = held.jobs.get(id) {
+                            stop.cancel();
                         }
                     }
                 }
@@ -54,8 +56,7 @@ pub(crate) async fn keep_leases(pool: PgPool, shared: Arc<Shared>, lease: Durati
                     shared.lose(fence);
                 }
             }
-            Ok(Err(error)) => tracing::warn!(%error, "could not renew leases"),
-            Err(_) => tracing::warn!("renewing leases took longer than {period:?}"),
+            Err(error) => tracing::warn!(%error, "could not renew leases"),
         }
         let margin = lease / 6;
         let over: Vec<i64> = {

@@ -7,6 +7,8 @@
 //! lease and writes nothing. See `migrations/0001_queue.sql` for the tables.
 
 mod backend;
+mod batch;
+mod bundle;
 mod claim;
 mod cx;
 mod dead;
@@ -16,6 +18,8 @@ mod error;
 mod job;
 mod jobs;
 mod lease;
+mod line;
+mod meters;
 mod migrate;
 pub mod queues;
 mod registry;
@@ -29,6 +33,7 @@ mod upkeep;
 mod wake;
 mod worker;
 
+pub use batch::{Batch, BatchJob, BatchTx};
 pub use cx::{FencedTx, JobCx, States};
 pub use dead::{
     DEAD_REASONS, DeadCause, DeadFilter, KeyTaken, Retried, count_dead, dead_causes, purge_dead, retry_dead,
@@ -40,4 +45,4 @@ pub use jobs::{AttemptRecord, CancelEffect, JobFilter, JobRecord, STATES, cancel
 pub use migrate::{applied, keep_partitions, migrate, pending};
 pub use registry::Registry;
 pub use wake::notify_ready;
-pub use worker::{Worker, WorkerOptions};
+pub use worker::{Worker, WorkerFailed, WorkerOptions};

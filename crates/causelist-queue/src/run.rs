@@ -5,13 +5,16 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use causelist_core::{Clock, JobError};
+use chrono::{DateTime, Utc};
 use futures::FutureExt;
+use serde_json::Value;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::bundle::{Bundle, Held};
 use crate::claim::Claimed;
 use crate::cx::{JobCx, States};
-use crate::registry::Registry;
+use crate::registry::{Entry, Registry, Run};
 use crate::settle::{Outcome, Settled};
 
 /// What every attempt of a worker shares.
@@ -41,25 +44,75 @@ const UNKNOWN_KIND_DELAY: Duration = Duration::from_secs(30);
 
 impl Runtime {
     /// Runs one attempt to its end. Never panics, never fails: every way to end is an [`Ended`].
-    /// `stop` ends it early (cancelled by somebody), `lost` says that the lease is over.
-    pub(crate) async fn execute(&self, job: &Claimed, stop: CancellationToken, lost: CancellationToken) -> Ended {
+    pub(crate) async fn execute(&self, Held { job, stop, lost }: &Held) -> Ended {
         let started_at = self.clock.now();
-        let settled = |outcome| {
-            Ended::Settle(Settled {
-                id: job.id,
-                attempt: job.attempt,
-                keyed: job.keyed,
-                started_at,
-                outcome,
+        let Some((entry, Run::Each(run))) = self.registry.get(&job.kind).map(|e| (e, &e.run)) else {
+            return self.unknown(job, started_at);
+        };
+        let mut cx = self.cx(job, entry, stop, started_at);
+        let timeout = entry.spec.timeout;
+        let end = {
+            let run = AssertUnwindSafe(run(&mut cx, &job.args)).catch_unwind();
+            tokio::select! {
+                biased;
+                // First, since most jobs end before any of the others had to be set up. One that ends as its
+                // lease does writes nothing all the same: the fence sees to that.
+                end = run => end.unwrap_or_else(|panic| Err(panicked(&*panic))),
+                () = lost.cancelled() => Err(JobError::LeaseLost),
+                // A job that watches its token gets a moment to stop by itself.
+                () = after(stop, Duration::from_secs(2)) => Err(JobError::Cancelled),
+                () = self.halt.cancelled() => Err(shut_down()),
+                () = tokio::time::sleep(timeout) => Err(too_long(timeout)),
+            }
+        };
+        stop.cancel();
+        Self::concluded(job, entry, &cx, end)
+    }
+
+    /// Runs one call of a batch kind to its end; one [`Ended`] for each of its jobs.
+    pub(crate) async fn execute_batch(&self, bundle: &Bundle) -> Vec<Ended> {
+        let started_at = self.clock.now();
+        let Some(first) = bundle.jobs.first() else {
+            return Vec::new();
+        };
+        let Some((entry, Run::Batch(_, run))) = self.registry.get(&first.job.kind).map(|e| (e, &e.run)) else {
+            return bundle.jobs.iter().map(|h| self.unknown(&h.job, started_at)).collect();
+        };
+        let cxs: Vec<JobCx> = bundle
+            .jobs
+            .iter()
+            .map(|h| self.cx(&h.job, entry, &h.stop, started_at))
+            .collect();
+        let args: Vec<&str> = bundle.jobs.iter().map(|h| &*h.job.args).collect();
+        let timeout = entry.spec.timeout;
+        let ends: Result<Vec<_>, JobError> = {
+            let run = AssertUnwindSafe(run(&cxs, &args)).catch_unwind();
+            tokio::select! {
+                biased;
+                ends = run => ends.map_err(|panic| panicked(&*panic)),
+                () = first.lost.cancelled() => Err(JobError::LeaseLost),
+                () = self.halt.cancelled() => Err(shut_down()),
+                () = tokio::time::sleep(timeout) => Err(too_long(timeout)),
+            }
+        };
+        let mut ends = ends.map(Vec::into_iter);
+        bundle
+            .jobs
+            .iter()
+            .zip(&cxs)
+            .map(|(Held { job, stop, .. }, cx)| {
+                stop.cancel();
+                let end = match &mut ends {
+                    Ok(ends) => ends.next().unwrap_or(Err(JobError::LeaseLost)),
+                    Err(error) => Err(error.clone()),
+                };
+                Self::concluded(job, entry, cx, end)
             })
-        };
-        let Some(entry) = self.registry.get(&job.kind) else {
-            return settled(Outcome::Snooze(
-                UNKNOWN_KIND_DELAY,
-                format!("this worker does not know kind {:?}", job.kind),
-            ));
-        };
-        let mut cx = JobCx {
+            .collect()
+    }
+
+    fn cx(&self, job: &Claimed, entry: &Entry, stop: &CancellationToken, started_at: DateTime<Utc>) -> JobCx {
+        JobCx {
             id: job.id,
             tenant: job.tenant,
             attempt: job.attempt,
@@ -72,36 +125,52 @@ impl Runtime {
             timeout: entry.spec.timeout,
             pool: self.pool.clone(),
             states: self.states.clone(),
-            cancel: stop.child_token(),
+            cancel: stop.clone(),
             completed: AtomicBool::new(false),
-        };
-        let cancel = cx.cancel.clone();
-        let timeout = entry.spec.timeout;
-        let end = {
-            let run = AssertUnwindSafe((entry.run)(&mut cx, &job.args)).catch_unwind();
-            tokio::select! {
-                biased;
-                () = lost.cancelled() => Err(JobError::LeaseLost),
-                // A job that watches its token gets a moment to stop by itself.
-                () = after(&stop, Duration::from_secs(2)) => Err(JobError::Cancelled),
-                () = self.halt.cancelled() => Err(JobError::Snooze(
-                    Duration::ZERO,
-                    "the worker shut down before the job had ended; it runs again".into(),
-                )),
-                () = tokio::time::sleep(timeout) => Err(JobError::Retry(format!("took longer than its time limit of {timeout:?}"))),
-                end = run => end.unwrap_or_else(|panic| Err(JobError::Retry(format!("panicked: {}", panic_text(&*panic))))),
-            }
-        };
-        cancel.cancel();
+        }
+    }
+
+    fn unknown(&self, job: &Claimed, started_at: DateTime<Utc>) -> Ended {
+        let text = format!("this worker does not know kind {:?}", job.kind);
+        settled(job, started_at, Outcome::Snooze(UNKNOWN_KIND_DELAY, text))
+    }
+
+    fn concluded(job: &Claimed, entry: &Entry, cx: &JobCx, end: Result<Value, JobError>) -> Ended {
         match end {
             _ if cx.is_completed() => Ended::Completed,
-            Ok(report) => settled(Outcome::Done(report)),
+            Ok(report) => settled(job, cx.started_at, Outcome::Done(report)),
             Err(error) => {
                 let backoff = entry.spec.retry.delay(job.attempt.unsigned_abs(), rand::random());
-                Outcome::of_error(error, job.attempt, job.max_attempts, backoff).map_or(Ended::Lost, settled)
+                Outcome::of_error(error, job.attempt, job.max_attempts, backoff)
+                    .map_or(Ended::Lost, |outcome| settled(job, cx.started_at, outcome))
             }
         }
     }
+}
+
+fn settled(job: &Claimed, started_at: DateTime<Utc>, outcome: Outcome) -> Ended {
+    Ended::Settle(Settled {
+        id: job.id,
+        attempt: job.attempt,
+        keyed: job.keyed,
+        started_at,
+        outcome,
+    })
+}
+
+fn shut_down() -> JobError {
+    JobError::Snooze(
+        Duration::ZERO,
+        "the worker shut down before the job had ended; it runs again".into(),
+    )
+}
+
+fn too_long(timeout: Duration) -> JobError {
+    JobError::Retry(format!("took longer than its time limit of {timeout:?}"))
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> JobError {
+    JobError::Retry(format!("panicked: {}", panic_text(panic)))
 }
 
 async fn after(token: &CancellationToken, grace: Duration) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use causelist_core::{JobError, JobId};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 use crate::claim::SHRINK;
 
@@ -178,7 +178,7 @@ pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled])
 /// Records claims of which every job is done, and removes them: the common case, with the least to
 /// do. Each batch must be all that is left in its claim, and [`Settled::is_plain`]. Returns how many
 /// attempts were recorded; none of those whose claim another worker has taken over.
-pub(crate) async fn settle_whole(pool: &PgPool, claims: &[(i64, &[Settled])]) -> sqlx::Result<u64> {
+pub(crate) async fn settle_whole(db: &mut PgConnection, claims: &[(i64, &[Settled])]) -> sqlx::Result<u64> {
     let each = || {
         claims
             .iter()
@@ -199,7 +199,7 @@ pub(crate) async fn settle_whole(pool: &PgPool, claims: &[(i64, &[Settled])]) ->
     .bind(each().map(|(_, s)| s.attempt).collect::<Vec<_>>())
     .bind(each().map(|(_, s)| s.started_at).collect::<Vec<_>>())
     .bind(each().map(|(_, s)| stored_result(&s.outcome)).collect::<Vec<_>>())
-    .execute(pool)
+    .execute(db)
     .await?;
     Ok(recorded.rows_affected())
 }

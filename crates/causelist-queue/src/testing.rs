@@ -11,6 +11,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::bundle::Held;
 use crate::claim::{self, Claimed, claim};
 use crate::cx::{JobCx, States};
 use crate::enqueue::{NewJob, enqueue};
@@ -59,9 +60,15 @@ async fn run_one(pool: &PgPool, registry: Registry, new: NewJob, states: States)
         .await
         .map_err(|e| fault(&e))?;
     enqueue(&mut db, new.queue(&queue)).await.map_err(|e| fault(&e))?;
-    let claimed = claim(pool, Uuid::new_v4(), &queue, 1, Duration::from_secs(600))
-        .await
-        .map_err(|e| fault(&e))?;
+    let claimed = claim(
+        &mut db,
+        Uuid::new_v4(),
+        &queue.as_str().into(),
+        1,
+        Duration::from_secs(600),
+    )
+    .await
+    .map_err(|e| fault(&e))?;
     let job = claimed
         .into_iter()
         .next()
@@ -73,10 +80,14 @@ async fn run_one(pool: &PgPool, registry: Registry, new: NewJob, states: States)
         clock: Arc::new(SystemClock),
         halt: CancellationToken::new(),
     };
-    match runtime
-        .execute(&job, CancellationToken::new(), CancellationToken::new())
-        .await
-    {
+    let held = Held {
+        job,
+        stop: CancellationToken::new(),
+        lost: CancellationToken::new(),
+    };
+    let ended = runtime.execute(&held).await;
+    let job = &held.job;
+    match ended {
         Ended::Lost => Err(JobError::LeaseLost),
         Ended::Completed => sqlx::query_scalar("select result from causelist.attempt where job_id = $1")
             .bind(job.id)
@@ -147,7 +158,7 @@ impl Hand {
     /// # Errors
     /// What the database says.
     pub async fn claim(&self, queue: &str, limit: usize, lease: Duration) -> sqlx::Result<Vec<Taken>> {
-        let jobs = claim(&self.pool, self.id, queue, limit, lease).await?;
+        let jobs = claim(&mut *self.pool.acquire().await?, self.id, &queue.into(), limit, lease).await?;
         Ok(jobs.into_iter().map(Taken).collect())
     }
 
@@ -191,7 +202,7 @@ impl Hand {
                 outcome: Outcome::Done(serde_json::json!({})),
             })
             .collect();
-        settle_whole(&self.pool, &[(fence, &batch)]).await
+        settle_whole(&mut *self.pool.acquire().await?, &[(fence, &batch)]).await
     }
 
     /// Gives jobs of one claim back as never started; whether the claim still held any of them.
@@ -208,7 +219,7 @@ impl Hand {
     /// # Errors
     /// What the database says.
     pub async fn renew(&self, fences: &[i64], ids: &[JobId], lease: Duration) -> sqlx::Result<(Vec<i64>, Vec<JobId>)> {
-        let renewed = claim::renew(&self.pool, fences, ids, lease).await?;
+        let renewed = claim::renew(&mut *self.pool.acquire().await?, fences, ids, lease).await?;
         Ok((renewed.held, renewed.cancel))
     }
 

@@ -8,11 +8,11 @@ use apalis_core::worker::builder::WorkerBuilder;
 use apalis_core::worker::ext::parallelize::ParallelizeExt;
 use causelist_core::Clock;
 use sqlx::PgPool;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::backend::{PgBackend, RunService, SettleLayer};
+use crate::backend::{PgBackend, RunService};
 use crate::cx::States;
 use crate::driver::{Driver, Shared};
 use crate::lease::keep_leases;
@@ -112,8 +112,11 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerFailed> {
         let options = self.options.clone();
         let wake = Arc::new(Notify::new());
-        let shared = Arc::new(Shared::new(options.concurrency, Arc::clone(&wake)));
-        let (reports, inbox) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new(
+            options.concurrency,
+            self.registry.batches(),
+            Arc::clone(&wake),
+        ));
         let closing = CancellationToken::new();
         let halt = CancellationToken::new();
         // Ends what runs beside the driver, when the driver has ended.
@@ -128,7 +131,7 @@ impl Worker {
         };
         // A set, so that it ends with this future when that is dropped: nobody would run what it claims.
         let mut driving = tokio::task::JoinSet::new();
-        driving.spawn(driver.run(inbox));
+        driving.spawn(driver.run());
         let mut beside = tokio::task::JoinSet::new();
         beside.spawn(keep_leases(
             self.pool.clone(),
@@ -160,10 +163,9 @@ impl Worker {
             clock: Arc::clone(&self.clock),
             halt: halt.clone(),
         });
-        let settle = SettleLayer {
+        let run = RunService {
+            runtime,
             shared: Arc::clone(&shared),
-            reports,
-            clock: Arc::clone(&self.clock),
         };
         let name = options.name.clone();
         let monitor = Monitor::new()
@@ -172,12 +174,11 @@ impl Worker {
                     .backend(PgBackend {
                         options: options.clone(),
                         shared: Arc::clone(&shared),
-                        settle: settle.clone(),
                         closing: closing.clone(),
                     })
-                    // A task per job: without this one worker polls all its jobs on one task.
+                    // A task per bundle: without this one worker polls all its jobs on one task.
                     .parallelize(tokio::spawn)
-                    .build(RunService(Arc::clone(&runtime)))
+                    .build(run.clone())
             })
             // The hard stop below comes first; this is for a layer that hangs.
             .shutdown_timeout(self.options.grace + Duration::from_secs(10));

@@ -166,6 +166,7 @@ async fn fleet(state: &AdminState) -> sqlx::Result<()> {
     for queue in stats::queues(&state.pool).await? {
         for (word, count) in [
             ("ready", queue.ready),
+            ("waiting", queue.waiting),
             ("scheduled", queue.scheduled),
             ("running", queue.running),
         ] {

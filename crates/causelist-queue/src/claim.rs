@@ -23,15 +23,25 @@ pub(crate) struct Claimed {
     /// The number of this attempt; 1 is the first.
     pub(crate) attempt: i16,
     pub(crate) max_attempts: i16,
+    /// Whether its end frees something besides the claim: a key or slots.
     pub(crate) keyed: bool,
     pub(crate) trace: Option<String>,
     pub(crate) created_at: DateTime<Utc>,
     /// Its place in the order.
     pub(crate) rank: i64,
+    /// Only from a fair queue, where the rank is no time: since when it could have run, in µs.
+    pub(crate) since: Option<i64>,
     /// How long the job could have run already: since its enqueue, run-at or the end of its backoff.
     pub(crate) waited: Duration,
     /// The claim row's id.
     pub(crate) fence: i64,
+}
+
+impl Claimed {
+    /// In a fair queue: whose turn it takes.
+    fn turn_of(&self) -> Option<Uuid> {
+        self.since.map(|_| self.tenant.unwrap_or_default())
+    }
 }
 
 /// The form that did best (docs/adr/0002): the rows handed out are the ones really deleted.
@@ -42,15 +52,15 @@ with picked as materialized (
     order by priority, rank, id limit $2 for update skip locked),
 taken as (
     delete from causelist.ready where ctid = any (array(select ctid from picked))
-    returning id, attempt, rank),
+    returning id, attempt, rank, gated, since),
 held as (
     insert into causelist.claim (worker, queue, expires_at, ids, attempts)
     select $3, $1, clock_timestamp() + make_interval(secs => $4),
            array_agg(id order by id), array_agg((attempt + 1)::smallint order by id)
     from taken having count(*) > 0
     returning id, (date_part('epoch', clock_timestamp()) * 1e6)::bigint as at)
-select t.id, j.kind, j.priority, j.tenant, j.args, (t.attempt + 1)::smallint, j.max_attempts, j.keyed, j.trace,
-       j.created_at, t.rank, held.at, held.id
+select t.id, j.kind, j.priority, j.tenant, j.args, (t.attempt + 1)::smallint, j.max_attempts,
+       j.keyed or t.gated is true, j.trace, j.created_at, t.rank, held.at, held.id, t.since
 from held, taken t join causelist.job j on j.id = t.id
 where j.id = any (array(select id from taken))";
 
@@ -68,6 +78,7 @@ type ClaimRow = (
     i64,
     i64,
     i64,
+    Option<i64>,
 );
 
 /// Takes up to `limit` jobs of a queue, in order. A paused queue yields none.
@@ -107,8 +118,9 @@ pub(crate) async fn claim(
             trace: r.8,
             created_at: r.9,
             rank: r.10,
-            waited: Duration::from_micros(r.11.saturating_sub(r.10).try_into().unwrap_or(0)),
+            waited: Duration::from_micros(r.11.saturating_sub(r.13.unwrap_or(r.10)).try_into().unwrap_or(0)),
             fence: r.12,
+            since: r.13,
         })
         .collect();
     jobs.sort_unstable_by_key(|j| (j.priority, j.rank, j.id));
@@ -191,15 +203,18 @@ kept as (
                     where u.i <> all ($2::bigint[]) order by pos)
     from held where c.id = held.id and not held.ids <@ $2::bigint[])";
 
-/// Gives unstarted jobs back, at their old place in the order; counts no attempt.
+/// Gives unstarted jobs back, at their old place in the order and with the slots that they have; counts
+/// no attempt.
 pub(crate) async fn release(db: &mut PgConnection, fence: i64, jobs: &[&Claimed]) -> sqlx::Result<u64> {
     let sql = format!(
         "with {SHRINK},
          back as (
-             insert into causelist.ready (queue, priority, rank, id, attempt)
-             select r.queue, r.priority, r.rank, r.id, r.attempt
-             from unnest($2::bigint[], $3::text[], $4::smallint[], $5::smallint[], $6::bigint[])
-                  r(id, queue, priority, attempt, rank)
+             insert into causelist.ready (queue, priority, rank, id, attempt, gated, tenant, since)
+             select r.queue, r.priority, r.rank, r.id, r.attempt,
+                    (select true from causelist.slot s where s.job = r.id limit 1), r.tenant, r.since
+             from unnest($2::bigint[], $3::text[], $4::smallint[], $5::smallint[], $6::bigint[], $7::uuid[],
+                         $8::bigint[])
+                  r(id, queue, priority, attempt, rank, tenant, since)
              join held on r.id = any (held.ids))
          select count(*) from held"
     );
@@ -210,6 +225,8 @@ pub(crate) async fn release(db: &mut PgConnection, fence: i64, jobs: &[&Claimed]
         .bind(jobs.iter().map(|j| j.priority).collect::<Vec<_>>())
         .bind(jobs.iter().map(|j| j.attempt - 1).collect::<Vec<_>>())
         .bind(jobs.iter().map(|j| j.rank).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.turn_of()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.since).collect::<Vec<_>>())
         .fetch_one(db)
         .await?;
     Ok(found.unsigned_abs())

@@ -11,6 +11,7 @@ use sqlx::query::{QueryAs, QueryScalar};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres};
 
 use crate::jobs::id_as_text;
+use crate::ready::{fair, gates, put_ready};
 
 /// Why a job is among the dead letters: the values of `reason`.
 pub const DEAD_REASONS: [&str; 4] = ["attempts", "permanent", "crashed", "uncertain"];
@@ -170,15 +171,19 @@ pub async fn retry_dead(db: &mut PgConnection, filter: &DeadFilter, limit: i64) 
              select p.*, j.queue, j.priority, p.key is null or held.job_id is not null as goes
              from picked p join causelist.job j on j.id = p.id left join held on held.job_id = p.id),
          gone as (delete from causelist.dead d using told where told.goes and d.id = told.id),
-         back as (
-             insert into causelist.ready (queue, priority, rank, id, attempt)
-             select queue, priority, (date_part('epoch', clock_timestamp()) * 1e6)::bigint, id, 0
-             from told where goes)
+         new as materialized (
+             select n.id, n.queue, n.priority, n.tenant, (date_part('epoch', clock_timestamp()) * 1e6)::bigint as rank,
+                    0 as attempt, true as due, {}, {}
+             from told n where n.goes),
+         {}
          select t.id, t.queue, t.goes, coalesce(k.job_id, f.id)
          from told t
          left join causelist.job_key k on not t.goes and k.tenant = t.tenant and k.kind = t.kind and k.key = t.key
          left join first f on not t.goes and f.tenant = t.tenant and f.kind = t.kind and f.key = t.key and f.id <> t.id
-         order by t.died_at, t.id"
+         order by t.died_at, t.id",
+        gates!("n"),
+        fair!("n"),
+        put_ready!()
     );
     let query: QueryAs<'_, Postgres, (JobId, String, bool, Option<JobId>), PgArguments> =
         sqlx::query_as(AssertSqlSafe(sql));

@@ -14,8 +14,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::admit::Gates;
 use crate::bundle::{Bundle, Held};
 use crate::claim::{self, Claimed};
+use crate::fair;
 use crate::line::Line;
 use crate::meters::{Meters, WaitMeters};
 use crate::run::Ended;
@@ -73,12 +75,19 @@ pub(crate) struct Shared {
     leases: Mutex<HashMap<i64, Lease>>,
     /// Something became ready, or room came free.
     pub(crate) wake: Arc<Notify>,
+    /// To be nudged when jobs have ended.
+    gates: Arc<Gates>,
     /// Set when the driver has flushed its last settle.
     pub(crate) flushed: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(slots: usize, batches: HashMap<&'static str, usize>, wake: Arc<Notify>) -> Self {
+    pub(crate) fn new(
+        slots: usize,
+        batches: HashMap<&'static str, usize>,
+        wake: Arc<Notify>,
+        gates: Arc<Gates>,
+    ) -> Self {
         Self {
             buffer: Mutex::default(),
             slots,
@@ -91,6 +100,7 @@ impl Shared {
             waker: AtomicWaker::new(),
             leases: Mutex::default(),
             wake,
+            gates,
             flushed: AtomicBool::new(false),
         }
     }
@@ -281,6 +291,7 @@ impl Driver {
                 Ok(jobs) => {
                     more |= jobs.len() == limit;
                     meters.claimed(queue, &jobs);
+                    fair::follow(&self.pool, &jobs);
                     if !jobs.is_empty() {
                         self.shared.add(jobs, sent + self.options.lease);
                     }
@@ -374,6 +385,7 @@ impl Driver {
     fn freed(&self, fence: i64, ids: impl IntoIterator<Item = JobId>) {
         self.shared.forget(fence, ids);
         self.shared.wake.notify_one();
+        self.shared.gates.nudge();
     }
 
     /// Settles every claim that is complete, and of the others what has waited long enough (`all`:

@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 
 use crate::error::EnqueueError;
 use crate::job::{Job, PlannedJob};
+use crate::ready::{fair, gates, put_ready};
 
 /// What the arguments of a job may take. The edges (HTTP, CLI) check against the configured limits;
 /// enqueuing itself refuses what passes [`Limits::MOST`].
@@ -222,7 +223,7 @@ impl NewJob {
 }
 
 /// Kinds and queues are names: a small letter, then small letters, digits, `_` and `-`.
-fn check_name(field: &'static str, name: &str) -> Result<(), EnqueueError> {
+pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), EnqueueError> {
     let head = name.chars().next().is_some_and(|c| c.is_ascii_lowercase());
     let rest = name
         .chars()
@@ -288,27 +289,34 @@ pub async fn enqueue(db: &mut PgConnection, job: NewJob) -> Result<Enqueued, Enq
 
 /// One statement for any number of jobs without keys: the job rows, then where they wait. Whether a
 /// job is due is decided once: the clock goes on while the statement runs.
-const PLAIN: &str = "
+const PLAIN: &str = concat!(
+    "
 with new as materialized (
-    select causelist.new_job_id() as id, coalesce(n.run_at <= clock_timestamp(), true) as due, n.*
+    select causelist.new_job_id() as id, coalesce(n.run_at <= clock_timestamp(), true) as due,
+           (date_part('epoch', coalesce(n.run_at, clock_timestamp())) * 1e6)::bigint as rank, 0 as attempt, ",
+    gates!("n"),
+    ", ",
+    fair!("n"),
+    ", n.*
     from unnest($1::text[], $2::text[], $3::smallint[], $4::uuid[], $5::jsonb[], $6::smallint[],
                 $7::timestamptz[], $8::bigint[], $9::text[])
          with ordinality n(kind, queue, priority, tenant, args, max_attempts, run_at, parent, trace, pos)),
 put as (
     insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, parent, trace)
     select id, kind, queue, priority, tenant, args, max_attempts, parent, trace from new),
-now_ready as (
-    insert into causelist.ready (queue, priority, rank, id, attempt)
-    select queue, priority, (date_part('epoch', coalesce(run_at, clock_timestamp())) * 1e6)::bigint, id, 0
-    from new where due),
+",
+    put_ready!(),
+    ",
 later as (
     insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
     select run_at, id, queue, priority, 0, 'run_at' from new where not due)
-select id, pos from new";
+select id, pos from new"
+);
 
 /// The same for jobs with keys. A key that is taken by an unexpired holder yields no row; an expired
 /// one is taken over. A key in two rows of one call is the caller's duty to avoid.
-const KEYED: &str = "
+const KEYED: &str = concat!(
+    "
 with asked as materialized (
     select causelist.new_job_id() as id, coalesce(n.run_at <= clock_timestamp(), true) as due, n.*
     from unnest($1::text[], $2::text[], $3::smallint[], $4::uuid[], $5::jsonb[], $6::smallint[],
@@ -323,18 +331,24 @@ held as (
         set job_id = excluded.job_id, hold = excluded.hold, expires_at = excluded.expires_at
         where k.expires_at <= clock_timestamp()
     returning job_id),
-new as materialized (select a.* from asked a join held on held.job_id = a.id),
+new as materialized (
+    select n.*, (date_part('epoch', coalesce(n.run_at, clock_timestamp())) * 1e6)::bigint as rank, 0 as attempt, ",
+    gates!("n"),
+    ", ",
+    fair!("n"),
+    "
+    from asked n join held on held.job_id = n.id),
 put as (
     insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, parent, trace, keyed)
     select id, kind, queue, priority, tenant, args, max_attempts, parent, trace, true from new),
-now_ready as (
-    insert into causelist.ready (queue, priority, rank, id, attempt)
-    select queue, priority, (date_part('epoch', coalesce(run_at, clock_timestamp())) * 1e6)::bigint, id, 0
-    from new where due),
+",
+    put_ready!(),
+    ",
 later as (
     insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
     select run_at, id, queue, priority, 0, 'run_at' from new where not due)
-select id, pos from new";
+select id, pos from new"
+);
 
 const HOLDERS: &str = "
 select n.pos, k.job_id

@@ -10,6 +10,8 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::wake::notify_ready;
+
 /// Ids are texts in JSON: a reader need not know how many digits its numbers keep.
 pub(crate) fn id_as_text<S: Serializer>(id: &JobId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
@@ -30,7 +32,7 @@ pub struct JobRecord {
     pub priority: i16,
     /// Whose it is.
     pub tenant: Option<Uuid>,
-    /// ready, scheduled, running, done, discarded, cancelled or dead.
+    /// ready, waiting (for a limit), scheduled, running, done, discarded, cancelled or dead.
     pub state: String,
     /// Its arguments.
     pub args: Value,
@@ -88,8 +90,9 @@ pub struct JobFilter {
 }
 
 /// The states that a filter may name.
-pub const STATES: [&str; 7] = [
+pub const STATES: [&str; 8] = [
     "ready",
+    "waiting",
     "scheduled",
     "running",
     "done",
@@ -117,6 +120,7 @@ pub async fn list(db: &mut PgConnection, filter: &JobFilter) -> sqlx::Result<Vec
     // Unfinished jobs are few beside the history, and their places know them.
     let place = match filter.state.as_deref() {
         Some("ready") => "j.id in (select id from causelist.ready) and",
+        Some("waiting") => "j.id in (select id from causelist.waiting) and",
         Some("scheduled") => "j.id in (select id from causelist.scheduled) and",
         Some("running") => "j.id in (select unnest(ids) from causelist.claim) and",
         Some("dead") => "j.id in (select id from causelist.dead) and",
@@ -200,10 +204,12 @@ async fn request_cancel(db: &mut PgConnection, id: JobId) -> sqlx::Result<()> {
 /// None: the job was in none of the places, since it moved between the looks at them.
 async fn try_cancel(pool: &PgPool, id: JobId) -> sqlx::Result<Option<CancelEffect>> {
     let mut tx = pool.begin().await?;
-    let stopped: i64 = sqlx::query_scalar(
-        "with r as (delete from causelist.ready where id = $1 returning id, attempt),
+    let (stopped, freed): (i64, Option<String>) = sqlx::query_as(
+        "with r as (delete from causelist.ready where id = $1 returning id, attempt, queue, gated),
+              w as (delete from causelist.waiting where id = $1 returning id, attempt),
               s as (delete from causelist.scheduled where id = $1 returning id, attempt),
-              gone as (select * from r union all select * from s),
+              gone as (select id, attempt from r union all select * from w union all select * from s),
+              let_go as (delete from causelist.slot s using r where r.gated and s.job = r.id),
               noted as (
                   insert into causelist.attempt (job_id, attempt, fence, outcome, worker, claimed_at, error)
                   select id, (attempt + 1)::smallint, 0, 'cancelled', '00000000-0000-0000-0000-000000000000', now(),
@@ -211,13 +217,17 @@ async fn try_cancel(pool: &PgPool, id: JobId) -> sqlx::Result<Option<CancelEffec
               freed as (delete from causelist.job_key k using gone where k.job_id = gone.id and k.hold = 'while'),
               -- One from an attempt before, that ended before it was heard.
               heard as (delete from causelist.cancel_request c using gone where c.id = gone.id)
-         select count(*) from gone",
+         select (select count(*) from gone), (select queue from r where gated)",
     )
     .bind(id)
     .fetch_one(&mut *tx)
     .await?;
     if stopped > 0 {
         tx.commit().await?;
+        // Its slots are another job's now.
+        if let Some(queue) = freed {
+            notify_ready(pool, &queue).await;
+        }
         return Ok(Some(CancelEffect::Cancelled));
     }
     let state: Option<String> = sqlx::query_scalar("select causelist.job_state($1)")
@@ -229,7 +239,7 @@ async fn try_cancel(pool: &PgPool, id: JobId) -> sqlx::Result<Option<CancelEffec
             request_cancel(&mut tx, id).await?;
             CancelEffect::Requested
         }
-        Some("ready" | "scheduled") => return Ok(None),
+        Some("ready" | "waiting" | "scheduled") => return Ok(None),
         Some(_) => CancelEffect::Finished,
         None => CancelEffect::Unknown,
     };
@@ -253,7 +263,7 @@ pub async fn wait_until_finished(
             .bind(id)
             .fetch_one(pool)
             .await?;
-        if !matches!(state.as_deref(), Some("ready" | "scheduled" | "running")) {
+        if !matches!(state.as_deref(), Some("ready" | "waiting" | "scheduled" | "running")) {
             let mut db = pool.acquire().await?;
             return show(&mut db, id).await;
         }

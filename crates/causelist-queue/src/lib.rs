@@ -3,9 +3,10 @@
 //!
 //! A job's state is where its row is. `enqueue` writes `job` and `ready` (or `scheduled`); a worker
 //! claims a batch out of `ready` into one `claim` row, whose id is the *fence*; settling removes the
-//! job from the claim and appends an `attempt`. Whoever no longer finds the claim row has lost the
+//! job from the claim and appends an `attempt`. A job under a limit goes through `waiting` before it is ready. Whoever no longer finds the claim row has lost the
 //! lease and writes nothing. See `migrations/0001_queue.sql` for the tables.
 
+mod admit;
 mod backend;
 mod batch;
 mod bundle;
@@ -15,13 +16,16 @@ mod dead;
 mod driver;
 mod enqueue;
 mod error;
+pub mod fair;
 mod job;
 mod jobs;
 mod lease;
+pub mod limits;
 mod line;
 mod meters;
 mod migrate;
 pub mod queues;
+mod ready;
 mod registry;
 pub mod retention;
 mod run;

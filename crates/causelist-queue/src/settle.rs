@@ -93,13 +93,14 @@ impl Outcome {
 pub(crate) struct Settled {
     pub(crate) id: JobId,
     pub(crate) attempt: i16,
+    /// Whether a key or slots are to be freed.
     pub(crate) keyed: bool,
     pub(crate) started_at: DateTime<Utc>,
     pub(crate) outcome: Outcome,
 }
 
 impl Settled {
-    /// Done, and no key to free: needs nothing but its row.
+    /// Done, and nothing to free: needs nothing but its row.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.outcome, Outcome::Done(_)) && !self.keyed
     }
@@ -139,6 +140,8 @@ pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled])
              delete from causelist.job_key k using r
              where r.keyed and r.delay is null and k.job_id = r.id and k.hold = 'while'
              returning k.job_id, k.key),
+         let_go as (
+             delete from causelist.slot s using r where r.keyed and s.job = r.id),
          died as (
              insert into causelist.dead (id, kind, tenant, attempt, reason, error, key)
              select j.id, j.kind, j.tenant, r.attempt, r.dead, r.error, freed.key

@@ -11,8 +11,12 @@ pub struct QueueStats {
     pub name: String,
     /// Nothing is claimed from it.
     pub paused: bool,
+    /// Its tenants take turns.
+    pub fair: bool,
     /// Jobs that may be claimed.
     pub ready: i64,
+    /// Jobs that wait for a limit to let them.
+    pub waiting: i64,
     /// Jobs that become ready later.
     pub scheduled: i64,
     /// Jobs claimed and not settled.
@@ -27,12 +31,14 @@ pub struct QueueStats {
 /// When the database can't be reached.
 pub async fn queues(pool: &PgPool) -> sqlx::Result<Vec<QueueStats>> {
     sqlx::query_as(
-        "select q.name, q.paused,
-                coalesce(r.n, 0) as ready, coalesce(s.n, 0) as scheduled, coalesce(c.n, 0)::bigint as running,
+        "select q.name, q.paused, q.fair,
+                coalesce(r.n, 0) as ready, coalesce(w.n, 0) as waiting, coalesce(s.n, 0) as scheduled, coalesce(c.n, 0)::bigint as running,
                 greatest(0, coalesce(date_part('epoch', clock_timestamp()) - r.oldest / 1e6, 0))::float8
                     as oldest_ready_seconds
          from causelist.queue q
-         left join (select queue, count(*) n, min(rank) oldest from causelist.ready group by queue) r on r.queue = q.name
+         left join (select queue, count(*) n, min(coalesce(since, rank)) oldest
+                    from causelist.ready group by queue) r on r.queue = q.name
+         left join (select queue, count(*) n from causelist.waiting group by queue) w on w.queue = q.name
          left join (select queue, count(*) n from causelist.scheduled group by queue) s on s.queue = q.name
          left join (select queue, sum(cardinality(ids)) n from causelist.claim group by queue) c on c.queue = q.name
          order by q.name",

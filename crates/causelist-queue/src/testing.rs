@@ -19,7 +19,7 @@ use crate::job::{Job, PlannedJob};
 use crate::registry::Registry;
 use crate::run::{Ended, Runtime};
 use crate::settle::{Outcome, Settled, settle, settle_whole};
-use crate::upkeep;
+use crate::{admit, upkeep};
 
 /// Runs a planned job (really, or as a dry run, as its arguments say) and gives its result.
 ///
@@ -131,6 +131,18 @@ impl Taken {
     #[must_use]
     pub fn attempt(&self) -> i16 {
         self.0.attempt
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.0.tenant
+    }
+
+    /// Its place in the order.
+    #[must_use]
+    pub fn rank(&self) -> i64 {
+        self.0.rank
     }
 
     /// The fence under which it was claimed.
@@ -251,6 +263,15 @@ impl Hand {
 /// What the database says.
 pub async fn promote(pool: &PgPool) -> sqlx::Result<Vec<String>> {
     upkeep::promote(pool).await
+}
+
+/// Lets waiting jobs of the queues pass their gates, one batch; gives how many did.
+///
+/// # Errors
+/// What the database says.
+pub async fn admit(pool: &PgPool, queues: &[&str]) -> sqlx::Result<i32> {
+    let queues: Vec<String> = queues.iter().map(|&q| q.to_owned()).collect();
+    Ok(admit::admit(pool, &queues).await?.jobs)
 }
 
 /// Takes the jobs of expired claims away; gives how many run again and how many are dead.

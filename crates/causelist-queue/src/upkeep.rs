@@ -5,28 +5,41 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
+use crate::ready::{fair, put_ready};
+
 /// How many scheduled jobs become ready in one statement.
 const PROMOTE_BATCH: i64 = 1000;
+
+/// A job's kind and tenant are looked up only where somebody asks for them.
+const PROMOTE: &str = concat!(
+    "
+with picked as materialized (
+    select ctid from causelist.scheduled where run_at <= clock_timestamp()
+    order by run_at, id limit $1 for update skip locked),
+due as (
+    delete from causelist.scheduled where ctid = any (array(select ctid from picked))
+    returning run_at, id, queue, priority, attempt),
+told as materialized (
+    select n.*, (date_part('epoch', n.run_at) * 1e6)::bigint as rank, true as due,
+           case when exists (select from causelist.job_limit)
+                then (select causelist.gates_of(j.kind, j.tenant) from causelist.job j where j.id = n.id) end as gates, ",
+    fair!("n"),
+    "
+    from due n),
+new as materialized (
+    select n.*, case when n.fair then (select j.tenant from causelist.job j where j.id = n.id) end as tenant
+    from told n),
+",
+    put_ready!(),
+    "
+select queue, count(*) from due group by queue"
+);
 
 /// Moves scheduled jobs that have come due to where they can be claimed; gives their queues.
 pub(crate) async fn promote(pool: &PgPool) -> sqlx::Result<Vec<String>> {
     let mut queues: Vec<String> = Vec::new();
     loop {
-        let moved: Vec<(String, i64)> = sqlx::query_as(
-            "with picked as materialized (
-                 select ctid from causelist.scheduled where run_at <= clock_timestamp()
-                 order by run_at, id limit $1 for update skip locked),
-             due as (
-                 delete from causelist.scheduled where ctid = any (array(select ctid from picked))
-                 returning run_at, id, queue, priority, attempt),
-             put as (
-                 insert into causelist.ready (queue, priority, rank, id, attempt)
-                 select queue, priority, (date_part('epoch', run_at) * 1e6)::bigint, id, attempt from due)
-             select queue, count(*) from due group by queue",
-        )
-        .bind(PROMOTE_BATCH)
-        .fetch_all(pool)
-        .await?;
+        let moved: Vec<(String, i64)> = sqlx::query_as(PROMOTE).bind(PROMOTE_BATCH).fetch_all(pool).await?;
         let count: i64 = moved.iter().map(|(_, n)| n).sum();
         for (queue, _) in moved {
             if !queues.contains(&queue) {
@@ -84,6 +97,8 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<Rescued> {
              insert into causelist.dead (id, kind, tenant, attempt, reason, error, key)
              select id, kind, tenant, attempt, 'crashed', 'its worker died in each of its attempts', freed.key
              from each left join freed on freed.job_id = each.id where last and not cancelled returning 1),
+         let_go as (
+             delete from causelist.slot s using each where s.job = each.id),
          stopped as (
              delete from causelist.cancel_request r using each where r.id = each.id and each.cancelled)
          select (select count(*) from gone), (select count(*) from again), (select count(*) from died)",
@@ -96,13 +111,16 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<Rescued> {
     Ok(Rescued { claims, again, dead })
 }
 
-/// Forgets workers that have not been seen for a day, and cancel requests for jobs that had ended
-/// before they were heard.
+/// Forgets workers that have not been seen for a day, cancel requests for jobs that had ended before they
+/// were heard, and what is known of rates that nobody has used lately.
 pub(crate) async fn sweep(pool: &PgPool) -> sqlx::Result<()> {
     sqlx::query("delete from causelist.worker where seen_at < now() - interval '1 day'")
         .execute(pool)
         .await?;
     sqlx::query("delete from causelist.cancel_request where requested_at < now() - interval '1 day'")
+        .execute(pool)
+        .await?;
+    sqlx::query("delete from causelist.gate_pace where tat < now() - interval '1 day'")
         .execute(pool)
         .await?;
     Ok(())

@@ -11,6 +11,8 @@ use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::admit::Gates;
+
 const CHANNEL: &str = "causelist_ready";
 const SPACING: Duration = Duration::from_millis(50);
 
@@ -61,7 +63,7 @@ async fn send(pool: &PgPool, queue: &str) {
 
 /// Listens until `stop` and passes each NOTIFY on. Needs a connection of its own; behind a
 /// transaction pooler it hears nothing, which costs latency only.
-pub(crate) async fn listen(pool: PgPool, wake: Arc<Notify>, stop: CancellationToken) {
+pub(crate) async fn listen(pool: PgPool, wake: Arc<Notify>, gates: Arc<Gates>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let run = async {
             let mut listener = PgListener::connect_with(&pool).await?;
@@ -72,6 +74,7 @@ pub(crate) async fn listen(pool: PgPool, wake: Arc<Notify>, stop: CancellationTo
                 // None: the connection broke and was made anew; something may have been missed.
                 listener.try_recv().await?;
                 wake.notify_one();
+                gates.nudge();
             }
         };
         let end: Result<(), sqlx::Error> = tokio::select! {

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::admit::{self, Gates};
 use crate::backend::{PgBackend, RunService};
 use crate::cx::States;
 use crate::driver::{Driver, Shared};
@@ -112,10 +113,12 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerFailed> {
         let options = self.options.clone();
         let wake = Arc::new(Notify::new());
+        let gates = Arc::new(Gates::default());
         let shared = Arc::new(Shared::new(
             options.concurrency,
             self.registry.batches(),
             Arc::clone(&wake),
+            Arc::clone(&gates),
         ));
         let closing = CancellationToken::new();
         let halt = CancellationToken::new();
@@ -143,6 +146,15 @@ impl Worker {
             self.pool.clone(),
             options.clone(),
             Arc::clone(&wake),
+            Arc::clone(&gates),
+            over.clone(),
+        ));
+        beside.spawn(admit::keep_admitting(
+            self.pool.clone(),
+            options.queues.clone(),
+            options.poll,
+            Arc::clone(&gates),
+            Arc::clone(&wake),
             over.clone(),
         ));
         beside.spawn(retention::keep(self.pool.clone(), self.retention.clone(), over.clone()));
@@ -154,7 +166,7 @@ impl Worker {
             over.clone(),
         ));
         if options.listen {
-            beside.spawn(wake::listen(self.pool.clone(), Arc::clone(&wake), over.clone()));
+            beside.spawn(wake::listen(self.pool.clone(), Arc::clone(&wake), gates, over.clone()));
         }
         let runtime = Arc::new(Runtime {
             pool: self.pool.clone(),
@@ -264,7 +276,7 @@ async fn keep_alive(pool: PgPool, card: Card, lease: Duration, shutdown: Cancell
 }
 
 /// Promotes and rescues at every poll, sweeps every hour.
-async fn keep_up(pool: PgPool, options: WorkerOptions, wake: Arc<Notify>, over: CancellationToken) {
+async fn keep_up(pool: PgPool, options: WorkerOptions, wake: Arc<Notify>, gates: Arc<Gates>, over: CancellationToken) {
     let mut swept: Option<Instant> = None;
     loop {
         match upkeep::promote(&pool).await {
@@ -274,12 +286,14 @@ async fn keep_up(pool: PgPool, options: WorkerOptions, wake: Arc<Notify>, over: 
                     wake::notify_ready(&pool, queue).await;
                 }
                 wake.notify_one();
+                gates.nudge();
             }
             Err(error) => tracing::warn!(%error, "could not promote scheduled jobs"),
         }
         match upkeep::rescue(&pool).await {
             Ok(rescued) if rescued.claims > 0 => {
                 tracing::warn!(?rescued, "took over the jobs of workers whose lease had ended");
+                gates.nudge();
                 continue;
             }
             Ok(_) => {}

@@ -246,6 +246,8 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnM
 pub async fn assert_idle(pool: &PgPool) {
     for sql in [
         "select count(*) from causelist.ready",
+        "select count(*) from causelist.waiting",
+        "select count(*) from causelist.slot",
         "select count(*) from causelist.scheduled",
         "select count(*) from causelist.claim",
     ] {

@@ -5,7 +5,9 @@
 mod crash;
 mod dead;
 mod enqueue;
+mod fair;
 mod fixture;
+mod limits;
 mod model;
 mod outcomes;
 mod queues;

@@ -22,7 +22,7 @@ pub enum JobsCommand {
         /// Only this tenant's
         #[arg(long)]
         tenant: Option<Uuid>,
-        /// Only in this state: ready, scheduled, running, done, discarded, cancelled, dead
+        /// Only in this state: ready, waiting, scheduled, running, done, discarded, cancelled, dead
         #[arg(long)]
         state: Option<String>,
         /// Only jobs before this id (the last one of the page before)

@@ -8,6 +8,7 @@ mod enqueue;
 mod error;
 mod jobs;
 mod keys;
+mod limits;
 mod out;
 mod queues;
 mod schedules;
@@ -93,7 +94,7 @@ enum Command {
     /// Look at schedules and act on them
     #[command(subcommand)]
     Schedules(schedules::SchedulesCommand),
-    /// Look at queues, make, pause and resume them
+    /// Look at queues, make, pause and resume them, limit jobs
     #[command(subcommand)]
     Queues(queues::QueuesCommand),
     /// Make, list and revoke API keys

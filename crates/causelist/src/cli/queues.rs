@@ -1,12 +1,14 @@
-//! `causelist queues`: what waits where; make, pause and resume queues.
+//! `causelist queues`: what waits where; make, pause and resume queues, limit jobs.
 
+use causelist_queue::fair::set_fair;
 use causelist_queue::queues::{self, QueueError};
 use causelist_queue::stats;
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use sqlx::PgPool;
 
 use super::error::Failure;
+use super::limits::{self, LimitsCommand};
 use super::out::{Out, table};
 
 /// What to do with queues.
@@ -28,7 +30,33 @@ pub enum QueuesCommand {
     Create {
         /// Its name
         name: String,
+        /// Tenants take turns in it
+        #[arg(long)]
+        fair: bool,
     },
+    /// Let tenants take turns in a queue, or not
+    Fair {
+        /// The queue's name
+        name: String,
+        /// Whether they shall
+        #[arg(value_enum)]
+        turns: Turns,
+    },
+    /// How many jobs of a kind or tenant may run, or begin in a period; lists limits
+    Limits {
+        /// What to do with them
+        #[command(subcommand)]
+        command: Option<LimitsCommand>,
+    },
+}
+
+/// Whether tenants take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Turns {
+    /// Each in its turn
+    On,
+    /// The oldest first
+    Off,
 }
 
 /// Runs it.
@@ -54,8 +82,24 @@ pub async fn run(pool: &PgPool, out: Out, command: QueuesCommand) -> Result<(), 
             };
             (name, "active", text)
         }
-        QueuesCommand::Create { name } => {
+        QueuesCommand::Limits { command } => {
+            return limits::run(pool, out, command.unwrap_or(LimitsCommand::List)).await;
+        }
+        QueuesCommand::Fair { name, turns } => {
+            let on = turns == Turns::On;
+            let text = match (set_fair(pool, &name, on).await?, on) {
+                (true, true) => "is fair: tenants take turns among the jobs that come from now on",
+                (true, false) => "is ordinary: the oldest job comes first",
+                (false, true) => "was fair already",
+                (false, false) => "was ordinary already",
+            };
+            (name, if on { "fair" } else { "ordinary" }, text)
+        }
+        QueuesCommand::Create { name, fair } => {
             queues::create(pool, &name).await?;
+            if fair {
+                set_fair(pool, &name, true).await?;
+            }
             let text = "is made; workers take from it once worker.queues names it";
             (name, "created", text)
         }
@@ -75,7 +119,9 @@ async fn list(pool: &PgPool, out: Out) -> Result<(), Failure> {
                 vec![
                     q.name.clone(),
                     if q.paused { "paused" } else { "active" }.into(),
+                    if q.fair { "turns" } else { "oldest" }.into(),
                     q.ready.to_string(),
+                    q.waiting.to_string(),
                     q.scheduled.to_string(),
                     q.running.to_string(),
                     format!("{:.0} s", q.oldest_ready_seconds),
@@ -83,7 +129,16 @@ async fn list(pool: &PgPool, out: Out) -> Result<(), Failure> {
             })
             .collect();
         table(
-            &["QUEUE", "STATE", "READY", "SCHEDULED", "RUNNING", "OLDEST READY"],
+            &[
+                "QUEUE",
+                "STATE",
+                "FIRST",
+                "READY",
+                "WAITING",
+                "SCHEDULED",
+                "RUNNING",
+                "OLDEST READY",
+            ],
             &rows,
         )
     })?;

@@ -236,6 +236,8 @@ declare
     new_ids bigint[];
     keyed   boolean;
     left_to_do integer := n;
+    -- Whether limits or fair queues may matter.
+    ruled   constant boolean := exists (select from causelist.job_limit) or exists (select from causelist.queue where fair);
     setting text := nullif(current_setting('causelist.payload_limit', true), '');
     most    bigint := 262144;
     problem text;
@@ -316,12 +318,7 @@ begin
         with new as materialized (
             -- Whether it is due is decided once: asked twice, a job that comes due in between would
             -- go to both places or to none.
-            select i, coalesce((jobs[i]).run_at <= clock_timestamp(), true) as due,
-                   (date_part('epoch', coalesce((jobs[i]).run_at, clock_timestamp())) * 1e6)::bigint as rank,
-                   case when exists (select from causelist.job_limit)
-                        then causelist.gates_of((jobs[i]).kind, (jobs[i]).tenant) end as gates,
-                   exists (select from causelist.queue q where q.name = (jobs[i]).queue and q.fair) as fair
-            from unnest(at) i),
+            select i, coalesce((jobs[i]).run_at <= clock_timestamp(), true) as due from unnest(at) i),
         put as (
             insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, trace, keyed)
             select new_ids[i], (jobs[i]).kind, (jobs[i]).queue, (jobs[i]).priority, (jobs[i]).tenant, (jobs[i]).args,
@@ -329,30 +326,42 @@ begin
             from new),
         now_ready as (
             insert into causelist.ready (queue, priority, rank, id, attempt)
-            select (jobs[i]).queue, (jobs[i]).priority, rank, new_ids[i], 0
-            from new where due and gates is null and not fair),
-        turn as materialized (
-            select t.*, causelist.fair_rank(t.queue, t.priority, t.tenant) as first
-            from (select distinct (jobs[i]).queue, (jobs[i]).priority::smallint,
-                         coalesce((jobs[i]).tenant, '00000000-0000-0000-0000-000000000000') as tenant
-                  from new where due and gates is null and fair) t),
-        in_turn as (
-            insert into causelist.ready (queue, priority, rank, id, attempt, tenant, since)
-            select t.queue, t.priority, t.first - 1 + row_number() over (partition by t.queue, t.priority, t.tenant order by n.i),
-                   new_ids[n.i], 0, t.tenant, n.rank
-            from new n join turn t
-              on t.queue = (jobs[n.i]).queue and t.priority = (jobs[n.i]).priority
-             and t.tenant = coalesce((jobs[n.i]).tenant, '00000000-0000-0000-0000-000000000000')
-            where n.due and n.gates is null and n.fair),
-        at_gate as (
-            insert into causelist.waiting (gates, queue, priority, rank, id, attempt)
-            select gates, (jobs[i]).queue, (jobs[i]).priority, rank, new_ids[i], 0
-            from new where due and gates is not null),
+            select (jobs[i]).queue, (jobs[i]).priority,
+                   (date_part('epoch', coalesce((jobs[i]).run_at, clock_timestamp())) * 1e6)::bigint, new_ids[i], 0
+            from new where due and not ruled),
         later as (
             insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
             select (jobs[i]).run_at, new_ids[i], (jobs[i]).queue, (jobs[i]).priority, 0, 'run_at' from new where not due)
-        select array_agg(i), array_agg(case when not due then 'scheduled' when gates is null then 'ready' else 'waiting' end)
-        into at, got_state from new;
+        select array_agg(i), array_agg(case when due then 'ready' else 'scheduled' end) into at, got_state from new;
+        if ruled then
+            -- As in ready.rs.
+            with new as materialized (
+                select u.i, new_ids[u.i] as id, (jobs[u.i]).queue, (jobs[u.i]).priority::smallint as priority,
+                       coalesce((jobs[u.i]).tenant, '00000000-0000-0000-0000-000000000000') as tenant,
+                       (date_part('epoch', coalesce((jobs[u.i]).run_at, clock_timestamp())) * 1e6)::bigint as rank,
+                       causelist.gates_of((jobs[u.i]).kind, (jobs[u.i]).tenant) as gates,
+                       exists (select from causelist.queue q where q.name = (jobs[u.i]).queue and q.fair) as fair
+                from unnest(at, got_state) u(i, state) where u.state = 'ready'),
+            now_ready as (
+                insert into causelist.ready (queue, priority, rank, id, attempt)
+                select n.queue, n.priority, n.rank, n.id, 0 from new n where n.gates is null and not n.fair),
+            turn as materialized (
+                select t.*, causelist.fair_rank(t.queue, t.priority, t.tenant) as first
+                from (select distinct n.queue, n.priority, n.tenant from new n where n.gates is null and n.fair) t),
+            in_turn as (
+                insert into causelist.ready (queue, priority, rank, id, attempt, tenant, since)
+                select t.queue, t.priority,
+                       t.first - 1 + row_number() over (partition by t.queue, t.priority, t.tenant order by n.rank, n.id),
+                       n.id, 0, t.tenant, n.rank
+                from new n join turn t on t.queue = n.queue and t.priority = n.priority and t.tenant = n.tenant
+                where n.gates is null and n.fair),
+            at_gate as (
+                insert into causelist.waiting (gates, queue, priority, rank, id, attempt)
+                select n.gates, n.queue, n.priority, n.rank, n.id, 0 from new n where n.gates is not null)
+            select array_agg(u.i), array_agg(case when n.gates is null then u.state else 'waiting' end)
+            into at, got_state
+            from unnest(at, got_state) u(i, state) left join new n on n.i = u.i;
+        end if;
         for i in 1..cardinality(at) loop
             ids[at[i]] := new_ids[at[i]];
             states[at[i]] := got_state[i];

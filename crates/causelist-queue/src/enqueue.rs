@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use crate::error::EnqueueError;
 use crate::job::{Job, PlannedJob};
-use crate::ready::{fair, gates, put_ready};
+use crate::ready::{fair, gates, put_ready, put_straight};
 
 /// What the arguments of a job may take. The edges (HTTP, CLI) check against the configured limits;
 /// enqueuing itself refuses what passes [`Limits::MOST`].
@@ -289,15 +289,15 @@ pub async fn enqueue(db: &mut PgConnection, job: NewJob) -> Result<Enqueued, Enq
 
 /// One statement for any number of jobs without keys: the job rows, then where they wait. Whether a
 /// job is due is decided once: the clock goes on while the statement runs.
-const PLAIN: &str = concat!(
-    "
+macro_rules! plain {
+    (($($columns:tt)*) ($($put:tt)*)) => {
+        concat!(
+            "
 with new as materialized (
     select causelist.new_job_id() as id, coalesce(n.run_at <= clock_timestamp(), true) as due,
            (date_part('epoch', coalesce(n.run_at, clock_timestamp())) * 1e6)::bigint as rank, 0 as attempt, ",
-    gates!("n"),
-    ", ",
-    fair!("n"),
-    ", n.*
+            $($columns)*,
+            " n.*
     from unnest($1::text[], $2::text[], $3::smallint[], $4::uuid[], $5::jsonb[], $6::smallint[],
                 $7::timestamptz[], $8::bigint[], $9::text[])
          with ordinality n(kind, queue, priority, tenant, args, max_attempts, run_at, parent, trace, pos)),
@@ -305,18 +305,22 @@ put as (
     insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, parent, trace)
     select id, kind, queue, priority, tenant, args, max_attempts, parent, trace from new),
 ",
-    put_ready!(),
-    ",
+            $($put)*,
+            ",
 later as (
     insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
     select run_at, id, queue, priority, 0, 'run_at' from new where not due)
 select id, pos from new"
-);
+        )
+    };
+}
 
 /// The same for jobs with keys. A key that is taken by an unexpired holder yields no row; an expired
 /// one is taken over. A key in two rows of one call is the caller's duty to avoid.
-const KEYED: &str = concat!(
-    "
+macro_rules! keyed {
+    (($($columns:tt)*) ($($put:tt)*)) => {
+        concat!(
+            "
 with asked as materialized (
     select causelist.new_job_id() as id, coalesce(n.run_at <= clock_timestamp(), true) as due, n.*
     from unnest($1::text[], $2::text[], $3::smallint[], $4::uuid[], $5::jsonb[], $6::smallint[],
@@ -332,23 +336,40 @@ held as (
         where k.expires_at <= clock_timestamp()
     returning job_id),
 new as materialized (
-    select n.*, (date_part('epoch', coalesce(n.run_at, clock_timestamp())) * 1e6)::bigint as rank, 0 as attempt, ",
-    gates!("n"),
-    ", ",
-    fair!("n"),
-    "
+    select ",
+            $($columns)*,
+            " n.*, (date_part('epoch', coalesce(n.run_at, clock_timestamp())) * 1e6)::bigint as rank, 0 as attempt
     from asked n join held on held.job_id = n.id),
 put as (
     insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, parent, trace, keyed)
     select id, kind, queue, priority, tenant, args, max_attempts, parent, trace, true from new),
 ",
-    put_ready!(),
-    ",
+            $($put)*,
+            ",
 later as (
     insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
     select run_at, id, queue, priority, 0, 'run_at' from new where not due)
 select id, pos from new"
-);
+        )
+    };
+}
+
+/// The statements of one call.
+struct Inserts {
+    plain: &'static str,
+    keyed: &'static str,
+}
+
+/// Where no limit and no fair queue is in sight: nearly always.
+const STRAIGHT: Inserts = Inserts {
+    plain: plain!(("")(put_straight!())),
+    keyed: keyed!(("")(put_straight!())),
+};
+
+const RULED: Inserts = Inserts {
+    plain: plain!((gates!("n"), ", ", fair!("n"), ",")(put_ready!())),
+    keyed: keyed!((gates!("n"), ", ", fair!("n"), ",")(put_ready!())),
+};
 
 const HOLDERS: &str = "
 select n.pos, k.job_id
@@ -365,11 +386,11 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
     for job in jobs {
         job.check(Limits::MOST)?;
     }
-    check_queues(db, jobs).await?;
+    let inserts = if check_queues(db, jobs).await? { RULED } else { STRAIGHT };
     let mut out: Vec<Option<Enqueued>> = vec![None; jobs.len()];
     let (keyed, plain): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(|i| jobs[*i].key.is_some());
     if !plain.is_empty() {
-        for (id, pos) in insert(db, PLAIN, jobs, &plain).await? {
+        for (id, pos) in insert(db, inserts.plain, false, jobs, &plain).await? {
             out[plain[pos]] = Some(Enqueued { id, duplicate: false });
         }
     }
@@ -399,7 +420,7 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
                 std::collections::hash_map::Entry::Occupied(_) => again.push(i),
             }
         }
-        for (id, pos) in insert(db, KEYED, jobs, &now).await? {
+        for (id, pos) in insert(db, inserts.keyed, true, jobs, &now).await? {
             out[now[pos]] = Some(Enqueued { id, duplicate: false });
         }
         open = now.into_iter().filter(|i| out[*i].is_none()).chain(again).collect();
@@ -421,23 +442,28 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
     Ok(made)
 }
 
-async fn check_queues(db: &mut PgConnection, jobs: &[NewJob]) -> Result<(), EnqueueError> {
+/// Whether limits or fair queues may matter to these jobs. A rule that is made at this very moment
+/// does not hold for them yet.
+async fn check_queues(db: &mut PgConnection, jobs: &[NewJob]) -> Result<bool, EnqueueError> {
     let mut names: Vec<&str> = jobs.iter().map(|j| j.queue.as_str()).collect();
     names.sort_unstable();
     names.dedup();
-    let missing: Option<String> = sqlx::query_scalar(
-        "select n from unnest($1::text[]) n where not exists (select from causelist.queue where name = n) limit 1",
+    let (missing, ruled): (Option<String>, bool) = sqlx::query_as(
+        "select (select n from unnest($1::text[]) n where not exists (select from causelist.queue where name = n) limit 1),
+                exists (select from causelist.job_limit)
+                or exists (select from causelist.queue where fair and name = any ($1))",
     )
     .bind(&names)
-    .fetch_optional(db)
+    .fetch_one(db)
     .await?;
-    missing.map_or(Ok(()), |name| Err(EnqueueError::UnknownQueue(name)))
+    missing.map_or(Ok(ruled), |name| Err(EnqueueError::UnknownQueue(name)))
 }
 
-/// Runs one of the two insert statements for the jobs at `which`; gives (id, index into `which`).
+/// Runs one of the insert statements for the jobs at `which`; gives (id, index into `which`).
 async fn insert(
     db: &mut PgConnection,
     sql: &'static str,
+    keyed: bool,
     jobs: &[NewJob],
     which: &[usize],
 ) -> Result<Vec<(JobId, usize)>, EnqueueError> {
@@ -452,7 +478,7 @@ async fn insert(
         .bind(of().map(|j| j.run_at).collect::<Vec<_>>())
         .bind(of().map(|j| j.parent).collect::<Vec<_>>())
         .bind(of().map(|j| j.trace.as_deref()).collect::<Vec<_>>());
-    if sql == KEYED {
+    if keyed {
         let hold = |j: &NewJob| j.key.as_ref().map_or(Hold::While, |(_, hold)| *hold);
         query = query
             .bind(

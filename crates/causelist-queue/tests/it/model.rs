@@ -1,7 +1,7 @@
 //! Random operations on the queue against a model of it, over a real PostgreSQL: after every one,
 //! each row of the queue's tables must be one that the model expects, and none may be missing. So
-//! every job is in exactly one place, attempts are counted and recorded once, and keys are held and
-//! freed as they should be.
+//! every job is in exactly one place, attempts are counted and recorded once, and keys and slots are
+//! held and freed as they should be.
 //!
 //! A sequence that fails is made shorter as long as it still fails, and printed with its seed.
 //! `CAUSELIST_TEST_SEED` repeats a run, `CAUSELIST_TEST_SEQUENCES` makes it longer or shorter.

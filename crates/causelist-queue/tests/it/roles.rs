@@ -9,8 +9,8 @@ use causelist_core::{DefaultSchedule, JobError, KindSpec};
 use causelist_queue::retention::{self, Retention};
 use causelist_queue::schedule::{self, ensure_defaults, tick};
 use causelist_queue::{
-    CancelEffect, DeadFilter, Job, JobCx, JobFilter, NewJob, Registry, cancel, enqueue, list, pending, purge_dead,
-    queues, retry_dead, show, stats,
+    CancelEffect, DeadFilter, Job, JobCx, JobFilter, NewJob, Registry, cancel, enqueue, fair, limits, list, pending,
+    purge_dead, queues, retry_dead, show, stats,
 };
 use causelist_testkit::TestDb;
 use chrono::DateTime;
@@ -427,5 +427,57 @@ async fn the_api_does_its_part() {
         ],
     )
     .await;
+    drop_roles(&db).await;
+}
+
+#[tokio::test]
+async fn limits_are_set_by_the_api_and_kept_by_workers() {
+    let db = db().await;
+    grant(&db).await;
+    run(
+        db.pool(),
+        &format!("grant select, insert on begun, effect, gate to {}_worker", db.name()),
+    )
+    .await;
+    let api = login(&db, "api").await;
+    let rule = limits::Rule {
+        kind: Some("act".into()),
+        scope: limits::Scope::Fleet,
+        max_running: Some(1),
+        rate: Some(limits::Rate {
+            jobs: 100,
+            per: Duration::from_secs(1),
+            burst: None,
+        }),
+    };
+    limits::set(&api, &rule).await.expect("may");
+    fair::set_fair(&api, "default", true).await.expect("may");
+    let cancelled = put(&api, act_job(&Act::Count).key("k")).await;
+    assert_eq!(cancel(&api, cancelled).await.expect("may"), CancelEffect::Cancelled);
+    let mut ids = vec![
+        put(&api, act_job(&Act::Count)).await,
+        put(&api, act_job(&Act::Count)).await,
+    ];
+    let mut conn = api.acquire().await.expect("a connection");
+    assert_eq!(
+        show(&mut conn, ids[1]).await.expect("may").expect("is there").0.state,
+        "waiting"
+    );
+    let pool = login(&db, "worker").await;
+    let running = worker(&pool, options());
+    ids.push(put(&pool, act_job(&Act::FailUntil { attempt: 2 })).await);
+    for id in ids {
+        assert_eq!(finished(db.pool(), id).await.0.state, "done");
+    }
+    until("it has published the queue's clock", || async {
+        count(db.pool(), "select count(*) from causelist.fair_clock").await == 1
+    })
+    .await;
+    running.stop().await;
+    assert_eq!(limits::list(&api).await.expect("may").len(), 1);
+    limits::remove(&api, Some("act"), limits::Scope::Fleet)
+        .await
+        .expect("may");
+    assert_idle(db.pool()).await;
     drop_roles(&db).await;
 }

@@ -14,6 +14,10 @@ select 'job' as what, id, '' as is, null::bigint as rank from causelist.job
 union all
 select 'ready', id, format('%s %s, %s used', queue, priority, attempt), rank from causelist.ready
 union all
+select 'waiting', id, format('%s %s, %s used', queue, priority, attempt), rank from causelist.waiting
+union all
+select 'slot', job, '', null from causelist.slot
+union all
 select 'scheduled', id, format('%s %s, %s used, %s%s', queue, priority, attempt, reason,
            case when run_at <= clock_timestamp() then ', due' else '' end), null from causelist.scheduled
 union all
@@ -29,7 +33,7 @@ select 'key', job_id, format('%s of %s, %s%s', key, case when tenant = $1 then '
            case when expires_at <= clock_timestamp() then ', expired' else '' end), null from causelist.job_key
 union all
 -- One for a job that has ended is forgotten within a day.
-select 'cancel', id, '', null from causelist.cancel_request where causelist.job_state(id) in ('ready','scheduled','running')
+select 'cancel', id, '', null from causelist.cancel_request where causelist.job_state(id) in ('ready','waiting','scheduled','running')
 union all
 select 'effect', job, fence::text, null from effect
 order by 1, 2, 3";
@@ -59,7 +63,7 @@ pub async fn compare(db: &TestDb, model: &mut Model) -> Result<(), String> {
         ));
     }
     for (what, id, _, rank) in &there {
-        if what != "ready" {
+        if what != "ready" && what != "waiting" {
             continue;
         }
         let job = model.jobs.get_mut(id).ok_or("a job that nobody knows is ready")?;
@@ -78,6 +82,7 @@ fn expected(model: &Model) -> Vec<(&'static str, i64, String)> {
         rows.push(("job", job.id, String::new()));
         match job.place {
             Place::Ready => rows.push(("ready", job.id, format!("{where_}, {} used", job.used))),
+            Place::Waiting => rows.push(("waiting", job.id, format!("{where_}, {} used", job.used))),
             Place::Scheduled { due, reason } => {
                 let due = if due { ", due" } else { "" };
                 rows.push((
@@ -101,6 +106,9 @@ fn expected(model: &Model) -> Vec<(&'static str, i64, String)> {
             }
             Place::Dead { reason } => rows.push(("dead", job.id, format!("{reason}, {} used", job.used))),
             Place::Ended { .. } => {}
+        }
+        if job.new.limited && matches!(job.place, Place::Ready | Place::Held { .. }) {
+            rows.push(("slot", job.id, String::new()));
         }
         for (attempt, fence, outcome) in &job.record {
             rows.push(("attempt", job.id, format!("{attempt} under {fence}: {outcome}")));
@@ -135,6 +143,7 @@ pub async fn compare_shown(db: &TestDb, model: &Model) -> Result<(), String> {
             .ok_or_else(|| format!("job {} is not shown", job.id))?;
         let state = match job.place {
             Place::Ready => "ready",
+            Place::Waiting => "waiting",
             Place::Scheduled { .. } => "scheduled",
             Place::Held { .. } => "running",
             Place::Dead { .. } => "dead",

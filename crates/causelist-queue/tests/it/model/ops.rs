@@ -14,7 +14,12 @@ pub struct New {
     pub max_attempts: u16,
     pub later: bool,
     pub key: Option<(u8, bool, Window)>,
+    /// Of the kind of which only [`LIMIT`] may run.
+    pub limited: bool,
 }
+
+/// The limit of the model's limited kind.
+pub const LIMIT: usize = 2;
 
 /// How long a key is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +123,8 @@ pub enum Op {
     CancelAndPromote {
         job: Pick,
     },
+    /// Two at the same time.
+    Admit,
 }
 
 /// The queues of the model; both exist in every database.
@@ -125,7 +132,8 @@ pub const QUEUES: [&str; 2] = ["default", "practice"];
 
 impl New {
     fn random(rng: &mut StdRng) -> Self {
-        Self {
+        let mut new = Self {
+            limited: false,
             queue: rng.random_range(0..QUEUES.len()),
             priority: rng.random_range(-1..=1),
             max_attempts: rng.random_range(1..=3),
@@ -138,7 +146,10 @@ impl New {
                 };
                 (rng.random_range(0..4), rng.random(), window)
             }),
-        }
+        };
+        // A key belongs to a kind; the model's keys are all of the other one.
+        new.limited = new.key.is_none() && rng.random();
+        new
     }
 
     fn some(rng: &mut StdRng) -> Vec<Self> {
@@ -166,7 +177,7 @@ impl Op {
     pub fn random(rng: &mut StdRng) -> Self {
         let pick = |rng: &mut StdRng| (rng.next_u32() >> 16) as Pick;
         let queue = rng.random_range(0..QUEUES.len());
-        match rng.random_range(0..100) {
+        match rng.random_range(0..110) {
             0..6 => Self::Enqueue(New::random(rng)),
             6..18 => Self::EnqueueMany(New::some(rng)),
             18..20 => Self::EnqueueRolledBack(New::some(rng)),
@@ -214,7 +225,8 @@ impl Op {
                 job: pick(rng),
             },
             97..98 => Self::TwoClaims { queue },
-            _ => Self::CancelAndPromote { job: pick(rng) },
+            98..100 => Self::CancelAndPromote { job: pick(rng) },
+            _ => Self::Admit,
         }
     }
 }

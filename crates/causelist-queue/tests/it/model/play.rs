@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use causelist_core::JobError;
+use causelist_queue::limits::{self, Rule, Scope};
 use causelist_queue::testing::{self, Hand, Taken};
 use causelist_queue::{Enqueued, Hold, NewJob, enqueue, enqueue_many};
 use causelist_testkit::TestDb;
@@ -12,7 +13,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::check::{compare, compare_shown};
-use super::ops::{End, New, Op, Pick, QUEUES, Window};
+use super::ops::{End, LIMIT, New, Op, Pick, QUEUES, Window};
 use super::state::Model;
 
 pub const TENANT: Uuid = Uuid::from_u128(7);
@@ -51,12 +52,19 @@ pub async fn play(db: &TestDb, ops: &[Op]) -> Step {
     sqlx::raw_sql(
         "delete from causelist.job; delete from causelist.attempt; delete from causelist.ready;
          delete from causelist.scheduled; delete from causelist.claim; delete from causelist.dead;
-         delete from causelist.job_key; delete from causelist.cancel_request; delete from effect;
+         delete from causelist.job_key; delete from causelist.cancel_request; delete from effect; delete from causelist.waiting; delete from causelist.slot;
          update causelist.queue set paused = false where paused",
     )
     .execute(db.pool())
     .await
     .map_err(fault)?;
+    let rule = Rule {
+        kind: Some("limited".into()),
+        scope: Scope::Fleet,
+        max_running: Some(LIMIT as u32),
+        rate: None,
+    };
+    limits::set(db.pool(), &rule).await.map_err(fault)?;
     let mut play = Play {
         db,
         model: Model::default(),
@@ -113,6 +121,7 @@ impl Play<'_> {
             Op::SettleAndRescue { claim } => self.settle_and_rescue(*claim).await,
             Op::CompleteAndRescue { claim, job } => self.complete_and_rescue(*claim, *job).await,
             Op::TwoClaims { queue } => self.two_claims(*queue).await,
+            Op::Admit => self.admit().await,
             Op::CancelAndPromote { job } => self.cancel_and_promote(*job).await,
         }
     }
@@ -122,7 +131,8 @@ impl Play<'_> {
         let later = DateTime::UNIX_EPOCH + chrono::Duration::days(36_500);
         new.iter()
             .map(|n| {
-                let job = NewJob::raw("model", json!({}))
+                let kind = if n.limited { "limited" } else { "model" };
+                let job = NewJob::raw(kind, json!({}))
                     .queue(QUEUES[n.queue])
                     .priority(n.priority)
                     .max_attempts(n.max_attempts)
@@ -234,7 +244,8 @@ impl Play<'_> {
             .iter()
             .filter(|job| lost || self.model.holds(fence, job.id()))
             .collect();
-        if jobs.iter().any(|job| self.model.jobs[&job.id()].new.key.is_some()) {
+        let plain = |new: &New| new.key.is_none() && !new.limited;
+        if !jobs.iter().all(|job| plain(&self.model.jobs[&job.id()].new)) {
             return Ok(());
         }
         let recorded = self.hands[claim.hand].settle_whole(fence, &jobs).await.map_err(fault)?;

@@ -85,6 +85,16 @@ impl Play<'_> {
         Ok(())
     }
 
+    /// One of them has to let the other do it.
+    pub(super) async fn admit(&mut self) -> Step {
+        let (one, two) = tokio::join!(
+            testing::admit(self.db.pool(), &QUEUES),
+            testing::admit(self.db.pool(), &QUEUES)
+        );
+        let passed = one.map_err(fault)? + two.map_err(fault)?;
+        same("jobs let pass", passed, self.model.admit() as i32)
+    }
+
     /// A job that becomes ready while it is cancelled is cancelled.
     pub(super) async fn cancel_and_promote(&mut self, job: Pick) -> Step {
         let Some(id) = self.turn_due(job).await? else {

@@ -2,16 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use super::ops::{End, New, QUEUES, Window};
+use super::ops::{End, LIMIT, New, QUEUES, Window};
 
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Ready,
-    Scheduled { due: bool, reason: &'static str },
-    Held { fence: i64 },
-    Dead { reason: &'static str },
-    Ended { state: &'static str },
+    /// Behind the gate of its kind.
+    Waiting,
+    Scheduled {
+        due: bool,
+        reason: &'static str,
+    },
+    Held {
+        fence: i64,
+    },
+    Dead {
+        reason: &'static str,
+    },
+    Ended {
+        state: &'static str,
+    },
+}
+
+impl Place {
+    fn when_due(new: New) -> Self {
+        if new.limited { Self::Waiting } else { Self::Ready }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +83,7 @@ impl Model {
                 reason: "run_at",
             }
         } else {
-            Place::Ready
+            Place::when_due(new)
         };
         if let Some((number, of_tenant, window)) = new.key {
             self.keys.insert(
@@ -103,6 +120,21 @@ impl Model {
             .collect();
         ready.sort_by_key(|j| (j.new.priority, j.rank, j.id));
         ready.iter().take(limit).map(|j| j.id).collect()
+    }
+
+    /// Lets waiting jobs pass, in order, as far as there is room; how many.
+    pub fn admit(&mut self) -> usize {
+        let inside = |p| matches!(p, Place::Ready | Place::Held { .. });
+        let taken = self.jobs.values().filter(|j| j.new.limited && inside(j.place)).count();
+        let paused = self.paused;
+        let mut waiting: Vec<&mut Job> = self
+            .jobs
+            .values_mut()
+            .filter(|j| j.place == Place::Waiting && !paused[j.new.queue])
+            .collect();
+        waiting.sort_by_key(|j| (j.new.priority, j.rank, j.id));
+        let pass = waiting.into_iter().take(LIMIT.saturating_sub(taken));
+        pass.map(|job| job.place = Place::Ready).count()
     }
 
     pub fn held(&self, fence: i64) -> Vec<i64> {
@@ -209,7 +241,8 @@ impl Model {
     }
 
     pub fn promote(&mut self, id: i64) {
-        self.move_to(id, Place::Ready);
+        let place = Place::when_due(self.job(id).new);
+        self.move_to(id, place);
     }
 
     /// A dead letter is taken back, with its key; if that has another holder by now, it stays dead
@@ -231,7 +264,7 @@ impl Model {
             );
         }
         self.job(id).used = 0;
-        self.move_to(id, Place::Ready);
+        self.promote(id);
         Ok(())
     }
 
@@ -245,7 +278,7 @@ impl Model {
     fn move_to(&mut self, id: i64, place: Place) {
         let job = self.job(id);
         job.place = place;
-        if matches!(place, Place::Ready) {
+        if matches!(place, Place::Ready | Place::Waiting) {
             job.rank = None;
         }
         if matches!(place, Place::Dead { .. } | Place::Ended { .. }) {

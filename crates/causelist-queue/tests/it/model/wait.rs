@@ -63,7 +63,7 @@ impl Play<'_> {
         let Some(&id) = pick(&ids, job) else { return Ok(()) };
         let effect = cancel(self.db.pool(), id).await.map_err(fault)?;
         let expected = match self.model.jobs[&id].place {
-            Place::Ready | Place::Scheduled { .. } => {
+            Place::Ready | Place::Waiting | Place::Scheduled { .. } => {
                 self.model.cancel(id);
                 CancelEffect::Cancelled
             }

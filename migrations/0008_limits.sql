@@ -125,33 +125,38 @@ begin
         return;
     end if;
     with recursive line as (
-        (select w.gates, w.queue from causelist.waiting w order by w.gates, w.queue limit 1)
+        (select w.gates, w.queue, w.priority, w.rank, w.id from causelist.waiting w
+         order by w.gates, w.queue, w.priority, w.rank, w.id limit 1)
         union all
-        select n.gates, n.queue from line l cross join lateral (
-            select w.gates, w.queue from causelist.waiting w where (w.gates, w.queue) > (l.gates, l.queue)
-            order by w.gates, w.queue limit 1) n),
+        select n.* from line l cross join lateral (
+            select w.gates, w.queue, w.priority, w.rank, w.id from causelist.waiting w
+            where (w.gates, w.queue) > (l.gates, l.queue)
+            order by w.gates, w.queue, w.priority, w.rank, w.id limit 1) n),
     served as materialized (
-        select l.gates, l.queue from line l join causelist.queue q on q.name = l.queue
+        select l.*, u.gate from line l join causelist.queue q on q.name = l.queue
+        cross join unnest(l.gates) u(gate)
         where l.queue = any (of_queues) and not q.paused),
     -- A gate whose rule is gone is in nobody's way.
     room as materialized (
         select g.gate, l.max_running is not null as counted, l.period / l.rate as step, p.tat,
-               least(most,
-                     l.max_running - (select count(*) from causelist.slot s where s.gate = g.gate),
-                     floor(l.burst - greatest(0, date_part('epoch', p.tat - at)) * l.rate / date_part('epoch', l.period))
-                    )::integer as places
-        from (select distinct u.gate from served s cross join unnest(s.gates) u(gate)) g
+               greatest(0, least(most,
+                   l.max_running - (select count(*) from causelist.slot s where s.gate = g.gate),
+                   floor(l.burst - greatest(0, date_part('epoch', p.tat - at)) * l.rate / date_part('epoch', l.period))
+               ))::integer as places
+        from (select distinct s.gate from served s) g
         join causelist.job_limit l on l.id = split_part(g.gate, ':', 1)::bigint
         left join causelist.gate_pace p on p.gate = g.gate),
+    -- Who is among the first `most` of all is in one of the lines with the first heads.
     head as materialized (
         select w.* from (
             select s.gates, s.queue, coalesce(min(r.places), most) as places
-            from served s cross join unnest(s.gates) u(gate) left join room r on r.gate = u.gate
-            group by s.gates, s.queue) s
+            from served s left join room r on r.gate = s.gate
+            group by s.gates, s.queue, s.priority, s.rank, s.id having coalesce(min(r.places), most) > 0
+            order by s.priority, s.rank, s.id limit most) s
         cross join lateral (
             select w.ctid as place, w.gates, w.queue, w.priority, w.rank, w.id from causelist.waiting w
             where w.gates = s.gates and w.queue = s.queue
-            order by w.priority, w.rank, w.id limit greatest(s.places, 0)) w),
+            order by w.priority, w.rank, w.id limit s.places) w),
     -- Where several lines share a gate, who comes too late in one of its gates stays behind.
     late as materialized (
         select h.id from (
@@ -160,7 +165,7 @@ begin
         join room r on r.gate = h.gate where h.pos > r.places),
     gone as (
         delete from causelist.waiting where ctid = any (array(
-            select h.place from head h where h.id not in (select l.id from late l)
+            select h.place from head h where not exists (select from late l where l.id = h.id)
             order by h.priority, h.rank, h.id limit most))
         returning gates, queue, priority, rank, id, attempt),
     passed as materialized (
@@ -179,12 +184,12 @@ begin
                case when g.whose is null then g.rank
                     else causelist.fair_rank(g.queue, g.priority, g.whose) - 1
                          + row_number() over (partition by g.queue, g.priority, g.whose order by g.rank, g.id) end,
-               g.id, g.attempt, (select true from passed p where p.id = g.id and p.counted limit 1), g.whose,
-               case when g.whose is not null then g.rank end
+               g.id, g.attempt, c.counted, g.whose, case when g.whose is not null then g.rank end
         from (select g.*, case when q.fair then (
                          select coalesce(j.tenant, '00000000-0000-0000-0000-000000000000') from causelist.job j
                          where j.id = g.id) end as whose
-              from gone g join causelist.queue q on q.name = g.queue offset 0) g)
+              from gone g join causelist.queue q on q.name = g.queue offset 0) g
+        left join (select distinct p.id, p.counted from passed p where p.counted) c on c.id = g.id)
     select coalesce(array_agg(distinct g.queue), '{}'), count(*), (select count(*) from head) > count(*)
     into queues, jobs, more from gone g;
 end $$;
@@ -394,6 +399,7 @@ insert into causelist.role_right (part, rights, object) values
     ('api',    'select, insert, update, delete', 'table causelist.job_limit'),
     ('api',    'select, insert, delete',         'table causelist.waiting'),
     ('api',    'select, delete',                 'table causelist.slot'),
+    ('api',    'select, delete',                 'table causelist.gate_pace'),
     ('api',    'select',                         'table causelist.fair_clock'),
     ('api',    'execute',                        'function causelist.gates_of(text, uuid)'),
     ('api',    'execute',                        'function causelist.fair_rank(text, smallint, uuid)');

@@ -109,3 +109,80 @@ async fn queues_are_listed_made_paused_and_resumed() {
     let text = run(url, &["queues", "resume", "reports"]);
     assert_eq!(String::from_utf8_lossy(&text.stdout), "queue reports was not paused\n");
 }
+
+#[tokio::test]
+async fn jobs_are_limited_and_queues_made_fair() {
+    fn limit<'a>(args: &[&'a str]) -> Vec<&'a str> {
+        [&["queues", "limits"], args].concat()
+    }
+    let db = TestDb::new().await;
+    let url = db.url();
+    let set = limit(&[
+        "set",
+        "--kind",
+        "x",
+        "--each-tenant",
+        "--max-running",
+        "2",
+        "--rate",
+        "60",
+        "--per",
+        "1m",
+    ]);
+    assert_eq!(json(url, &set)["effect"], "set");
+    json(url, &["enqueue", "x", "{}", "--unknown-kind"]);
+    let waiting = json(url, &["jobs", "list", "--state", "waiting"]);
+    assert_eq!(waiting.as_array().map(Vec::len), Some(1));
+    let all = json(url, &["queues", "limits"]);
+    assert_eq!(
+        (
+            &all[0]["kind"],
+            &all[0]["scope"],
+            &all[0]["maxRunning"],
+            &all[0]["perSeconds"],
+            &all[0]["burst"]
+        ),
+        (&json!("x"), &json!("each"), &json!(2), &json!(60), &json!(2))
+    );
+    let remove = limit(&["remove", "--kind", "x", "--each-tenant"]);
+    assert_eq!(json(url, &remove)["effect"], "removed");
+    for (args, code, word) in [
+        (remove, 1, "kind \"x\" of each tenant"),
+        (limit(&["set", "--kind", "x"]), 2, "max-running"),
+        (limit(&["set", "--kind", "X", "--max-running", "1"]), 2, "kind \"X\""),
+        (
+            limit(&["set", "--kind", "x", "--max-running", "0"]),
+            2,
+            "max-running \"0\"",
+        ),
+        (
+            limit(&["set", "--kind", "x", "--rate", "1", "--per", "soon"]),
+            2,
+            "--per \"soon\"",
+        ),
+        (limit(&["set", "--kind", "x", "--rate", "1"]), 2, "--per"),
+        (limit(&["set", "--max-running", "1"]), 2, "--kind"),
+        (vec!["queues", "fair", "nowhere", "on"], 1, "nowhere"),
+    ] {
+        let refused = run(url, &args);
+        assert_eq!(refused.status.code(), Some(code), "{args:?}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(word), "{args:?}: {said}");
+    }
+    assert_eq!(json(url, &["queues", "limits"]), json!([]));
+    assert_eq!(
+        json(url, &["queues", "create", "reports", "--fair"])["effect"],
+        "created"
+    );
+    assert_eq!(json(url, &["queues", "fair", "default", "on"])["effect"], "fair");
+    let queues = json(url, &["queues", "list"]);
+    let fair = queues
+        .as_array()
+        .map(|q| q.iter().filter(|q| q["fair"] == true).count());
+    assert_eq!(fair, Some(2));
+    let text = run(url, &["queues", "fair", "default", "on"]);
+    assert_eq!(
+        String::from_utf8_lossy(&text.stdout),
+        "queue default was fair already\n"
+    );
+}

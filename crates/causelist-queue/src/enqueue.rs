@@ -449,7 +449,8 @@ async fn check_queues(db: &mut PgConnection, jobs: &[NewJob]) -> Result<bool, En
     names.sort_unstable();
     names.dedup();
     let (missing, ruled): (Option<String>, bool) = sqlx::query_as(
-        "select (select n from unnest($1::text[]) n where not exists (select from causelist.queue where name = n) limit 1),
+        "select (select n from unnest($1::text[]) n
+                 where not exists (select from causelist.queue where name = n) limit 1),
                 exists (select from causelist.job_limit)
                 or exists (select from causelist.queue where fair and name = any ($1))",
     )

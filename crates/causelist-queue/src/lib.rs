@@ -3,8 +3,9 @@
 //!
 //! A job's state is where its row is. `enqueue` writes `job` and `ready` (or `scheduled`); a worker
 //! claims a batch out of `ready` into one `claim` row, whose id is the *fence*; settling removes the
-//! job from the claim and appends an `attempt`. A job under a limit goes through `waiting` before it is ready. Whoever no longer finds the claim row has lost the
-//! lease and writes nothing. See `migrations/0001_queue.sql` for the tables.
+//! job from the claim and appends an `attempt`. Whoever no longer finds the claim row has lost the
+//! lease and writes nothing. A job under a limit goes through `waiting` before it is ready. See
+//! `migrations/0001_queue.sql` for the tables.
 
 mod admit;
 mod backend;

@@ -190,7 +190,7 @@ pub async fn list(pool: &PgPool) -> sqlx::Result<Vec<RuleRecord>> {
 }
 
 /// Makes a rule, or changes the one of the same kind and scope. Lowering `max_running` stops nothing:
-/// it takes effect as jobs end.
+/// it takes effect as jobs end. A rate begins anew, with its burst.
 ///
 /// # Errors
 /// When a value can't be taken; nothing is written then.
@@ -198,10 +198,15 @@ pub async fn set(pool: &PgPool, rule: &Rule) -> Result<(), LimitError> {
     rule.check()?;
     let int = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     sqlx::query(
-        "insert into causelist.job_limit (kind, scope, tenant, max_running, rate, period, burst)
-         values ($1, $2, $3, $4, $5, $6, $7)
-         on conflict (coalesce(kind, ''), scope, coalesce(tenant, '00000000-0000-0000-0000-000000000000')) do update
-         set max_running = excluded.max_running, rate = excluded.rate, period = excluded.period, burst = excluded.burst",
+        "with rule as (
+             insert into causelist.job_limit as l (kind, scope, tenant, max_running, rate, period, burst)
+             values ($1, $2, $3, $4, $5, $6, $7)
+             on conflict (coalesce(kind, ''), scope, coalesce(tenant, '00000000-0000-0000-0000-000000000000')) do update
+             set max_running = excluded.max_running,
+                 rate = excluded.rate, period = excluded.period, burst = excluded.burst
+             returning l.id)
+         -- The old rate may have booked the time ahead for long.
+         delete from causelist.gate_pace p using rule where split_part(p.gate, ':', 1) = rule.id::text",
     )
     .bind(&rule.kind)
     .bind(rule.scope.word())

@@ -338,6 +338,18 @@ async fn a_rate_lets_pass_what_the_time_allows() {
         assert_eq!(admit(&db).await, pass, "{minutes} minutes later");
     }
     assert_eq!(slots(&db).await, 0, "a rate alone counts nobody");
+    // Far ahead by the slowest rate there is, and then the fastest.
+    for (jobs, days, pass) in [(1, 7, 3), (1_000_000, 0, 3)] {
+        let rate = Some(Rate {
+            jobs,
+            per: Duration::from_secs((days * 86_400).max(1)),
+            burst: Some(3),
+        });
+        limits::set(db.pool(), &Rule { rate, ..rule.clone() })
+            .await
+            .expect("is set");
+        assert_eq!(admit(&db).await, pass, "a changed rate holds at once");
+    }
 }
 
 #[tokio::test]

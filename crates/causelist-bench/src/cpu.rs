@@ -48,18 +48,9 @@ fn tree(postmaster: u32) -> Option<f64> {
     Some(own + ended + living)
 }
 
-/// The most memory this process held, in MiB.
-pub(crate) fn peak_mib() -> Option<f64> {
-    memory("VmHWM:")
-}
-
-/// The memory this process holds, in MiB.
-pub(crate) fn memory_mib() -> Option<f64> {
-    memory("VmRSS:")
-}
-
-fn memory(line: &str) -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+/// A line of what the system tells of a process's memory, in MiB.
+pub(crate) fn memory_mib(pid: &str, line: &str) -> Option<f64> {
+    let status = std::fs::read_to_string(Path::new("/proc").join(pid).join("status")).ok()?;
     let kib: f64 = status
         .lines()
         .find(|l| l.starts_with(line))?

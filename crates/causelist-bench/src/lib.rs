@@ -4,59 +4,71 @@
 
 mod cpu;
 mod limit;
+mod measure;
 mod ours;
+pub mod peer;
+mod report;
 
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
-/// Jobs that may wait while both ends run.
+use anyhow::Context;
+
+pub use measure::Measure;
+pub use report::{Report, Row, median};
+
+/// Jobs that may wait while enqueuing and running go on side by side.
 const BACKLOG: u64 = 20_000;
 /// Not counted at the start of what is measured over a time.
 const WARM_UP: Duration = Duration::from_millis(1500);
 
-/// Scratch entry for profiling.
+/// What to measure, and how long.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// An empty database for the queue.
+    pub url: String,
+    /// An empty database of the same server for the limit; none: the queue alone.
+    pub limit_url: Option<String>,
+    /// The postmaster's process id, for its CPU time; it must run on this machine.
+    pub postmaster: Option<u32>,
+    /// This program, to start workers as processes of their own: `<program> bench peer work`.
+    pub program: PathBuf,
+    /// In this order.
+    pub measures: Vec<Measure>,
+    /// How often each is measured; the median counts.
+    pub rounds: usize,
+    /// Jobs of a drain and of a bulk enqueue.
+    pub jobs: usize,
+    /// How long enqueuing and running go on side by side.
+    pub time: Duration,
+    /// Jobs that wait, or have ended, before what is measured with a backlog or a history.
+    pub large: usize,
+}
+
+/// Measures all of it; `progress` is told what comes next.
 ///
 /// # Errors
-/// Any.
-pub async fn scratch(url: &str, limit_url: &str, what: &str, postmaster: Option<u32>) -> anyhow::Result<()> {
-    let n = 100_000;
-    let pool = ours::pool(url, 12).await?;
-    causelist_queue::migrate(&pool).await?;
-    for _ in 0..3 {
-        if what.contains("drain") {
-            ours::clear(&pool).await?;
-            let bulk = ours::enqueue(&pool, n, 5000, 1, |j, _| j, 54).await?;
-            sqlx::raw_sql("vacuum analyze").execute(&pool).await?;
-            let c = cpu::Cpu::now(postmaster);
-            let t = Instant::now();
-            let w = ours::Running::start(&pool, ours::fast(), ours::Seen::default());
-            ours::until_idle(&pool).await?;
-            let rate = n as f64 / t.elapsed().as_secs_f64();
-            let per = cpu::Cpu::now(postmaster).per_job(c, n as f64);
-            w.stop().await?;
-            println!("ours  bulk {bulk:8.0} drain {rate:8.0} cpu {per:.1?}");
-        }
-        if what.contains("limit") {
-            limit::clear(limit_url).await?;
-            let bulk = limit::enqueue(limit_url, n, 5000, 1, 54).await?;
-            limit::analyze(limit_url).await?;
-            let c = cpu::Cpu::now(postmaster);
-            let rate = limit::drain(limit_url).await?;
-            let per = cpu::Cpu::now(postmaster).per_job(c, n as f64);
-            println!("limit bulk {bulk:8.0} drain {rate:8.0} cpu {per:.1?}");
-        }
-        if what.contains("e2e") {
-            ours::clear(&pool).await?;
-            let c = cpu::Cpu::now(postmaster);
-            let (rate, jobs) = ours::end_to_end(&pool, Duration::from_secs(8), 54).await?;
-            let per = cpu::Cpu::now(postmaster).per_job(c, jobs);
-            println!("ours  e2e {rate:8.0} cpu {per:.1?}");
-            limit::clear(limit_url).await?;
-            let c = cpu::Cpu::now(postmaster);
-            let rate = limit::end_to_end(limit_url, Duration::from_secs(8), 54).await?;
-            let per = cpu::Cpu::now(postmaster).per_job(c, rate * 9.5);
-            println!("limit e2e {rate:8.0} cpu {per:.1?}");
+/// When the database can't be reached or a worker fails: no figure is better than a wrong one.
+pub async fn run(plan: &Plan, progress: impl Fn(&str)) -> anyhow::Result<Report> {
+    anyhow::ensure!(plan.rounds > 0 && plan.jobs >= 1000, "at least one round of 1000 jobs");
+    let pool = ours::pool(&plan.url, 12).await?;
+    causelist_queue::migrate(&pool).await.context("migrate the database")?;
+    let bench = measure::Bench {
+        plan: plan.clone(),
+        pool,
+    };
+    let mut rows: Vec<Row> = plan.measures.iter().map(|m| Row::new(*m)).collect();
+    for round in 1..=plan.rounds {
+        for row in &mut rows {
+            progress(&format!("round {round} of {}: {}", plan.rounds, row.measure.words()));
+            bench.take(row).await.with_context(|| row.measure.name().to_owned())?;
         }
     }
-    println!("rss {:?} peak {:?}", cpu::memory_mib(), cpu::peak_mib());
-    Ok(())
+    Ok(Report {
+        jobs: plan.jobs,
+        rounds: plan.rounds,
+        seconds: plan.time.as_secs_f64(),
+        large: plan.large,
+        rows,
+    })
 }

@@ -95,8 +95,8 @@ pub(crate) async fn clear(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What has been enqueued is in the statistics, as it is on our side.
-pub(crate) async fn analyze(url: &str) -> anyhow::Result<()> {
+/// As on our side.
+pub(crate) async fn settle_down(url: &str) -> anyhow::Result<()> {
     let client = connect(url).await?;
     for statement in ["vacuum analyze", "checkpoint"] {
         client.batch_execute(statement).await?;
@@ -155,8 +155,8 @@ async fn put(
 pub(crate) struct Shared {
     pub(crate) done: AtomicU64,
     stop: AtomicBool,
-    /// Ends when nothing is left.
-    drain: bool,
+    /// Ends when so many are done, or nothing is left.
+    drain: Option<u64>,
 }
 
 const BATCH: i64 = 500;
@@ -177,14 +177,17 @@ async fn work(url: String, worker: i32, shared: Arc<Shared>) -> anyhow::Result<(
             let settled: [&(dyn ToSql + Sync); 2] = [&ids, &batch];
             let (done, rows) = futures::join!(client.execute(&settle, &settled), client.query(&claim, &args));
             done?;
-            shared.done.fetch_add(ids.len() as u64, Ordering::Relaxed);
+            let done = shared.done.fetch_add(ids.len() as u64, Ordering::Relaxed) + ids.len() as u64;
+            if shared.drain.is_some_and(|most| done >= most) {
+                return Ok(());
+            }
             rows?
         } else {
             client.query(&claim, &args).await?
         };
         let Some(first) = rows.first() else {
             misses += 1;
-            if shared.drain && misses > 3 {
+            if shared.drain.is_some() && misses > 3 {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -215,10 +218,10 @@ fn start(url: &str, shared: &Arc<Shared>) -> tokio::task::JoinSet<anyhow::Result
     workers
 }
 
-/// Runs what was enqueued to its end; gives jobs per second.
-pub(crate) async fn drain(url: &str) -> anyhow::Result<f64> {
+/// Runs so many of what was enqueued; gives jobs per second.
+pub(crate) async fn drain(url: &str, jobs: usize) -> anyhow::Result<f64> {
     let shared = Arc::new(Shared {
-        drain: true,
+        drain: Some(jobs as u64),
         ..Shared::default()
     });
     let begun = Instant::now();
@@ -229,8 +232,8 @@ pub(crate) async fn drain(url: &str) -> anyhow::Result<f64> {
     Ok(shared.done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Enqueues and runs side by side for `time`; gives jobs settled per second.
-pub(crate) async fn end_to_end(url: &str, time: Duration, size: usize) -> anyhow::Result<f64> {
+/// Enqueues and runs side by side for `time`; gives jobs settled per second, and in all.
+pub(crate) async fn end_to_end(url: &str, time: Duration, size: usize) -> anyhow::Result<(f64, f64)> {
     let shared = Arc::new(Shared::default());
     let mut workers = start(url, &shared);
     let producer = {
@@ -259,5 +262,5 @@ pub(crate) async fn end_to_end(url: &str, time: Duration, size: usize) -> anyhow
     while let Some(ended) = workers.join_next().await {
         ended??;
     }
-    Ok(rate)
+    Ok((rate, shared.done.load(Ordering::Relaxed) as f64))
 }

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use causelist_core::{JobError, KindSpec, SystemClock};
-use causelist_queue::{Job, JobCx, NewJob, Registry, States, Worker, WorkerOptions, enqueue_many, notify_ready};
+use causelist_queue::{
+    Job, JobCx, NewJob, Registry, States, Worker, WorkerOptions, enqueue_copy, enqueue_many, notify_ready,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::CancellationToken;
+
+use crate::measure::Load;
 
 /// What both sides' jobs carry: the size that the peers were measured with.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,6 +49,21 @@ pub(crate) struct Seen {
     pub(crate) first: AtomicU64,
     /// How long each took from enqueue to start, in µs, where that is asked for.
     pub(crate) waits: Option<std::sync::Mutex<Vec<u64>>>,
+}
+
+impl Seen {
+    /// That notes how long each job took to start.
+    pub(crate) fn waiting() -> Self {
+        Self {
+            waits: Some(std::sync::Mutex::default()),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn take_waits(&self) -> Vec<u64> {
+        let Some(waits) = &self.waits else { return Vec::new() };
+        std::mem::take(&mut waits.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -89,16 +108,16 @@ pub(crate) fn job(id: u64, size: usize) -> anyhow::Result<NewJob> {
 }
 
 /// Enqueues `count` jobs, `batch` in each transaction, over `connections` connections side by side;
-/// gives jobs per second. `with` may add to a job: a key, a tenant.
+/// gives jobs per second.
 pub(crate) async fn enqueue(
     pool: &PgPool,
     count: usize,
     batch: usize,
     connections: usize,
-    with: fn(NewJob, u64) -> NewJob,
+    load: Load,
     size: usize,
 ) -> anyhow::Result<f64> {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let share = count / connections;
     let parts = (0..connections).map(|part| {
         let pool = pool.clone();
@@ -110,7 +129,7 @@ pub(crate) async fn enqueue(
                 let jobs: Vec<NewJob> = (0..many)
                     .map(|i| {
                         let id = (part * share + done + i) as u64;
-                        Ok(with(job(id, size)?, id))
+                        Ok(load.put_on(job(id, size)?, id))
                     })
                     .collect::<anyhow::Result<_>>()?;
                 enqueue_many(&mut db, &jobs).await?;
@@ -126,12 +145,47 @@ pub(crate) async fn enqueue(
 }
 
 /// One job, told to the workers at once: for the time until it starts.
-pub(crate) async fn enqueue_one(pool: &PgPool, id: u64) -> anyhow::Result<()> {
-    let job = job(id, 54)?;
+pub(crate) async fn enqueue_one(pool: &PgPool, id: u64, size: usize) -> anyhow::Result<()> {
+    let job = job(id, size)?;
     let queue = job.queue_name().to_owned();
     causelist_queue::enqueue(&mut *pool.acquire().await?, job).await?;
     notify_ready(pool, &queue).await;
     Ok(())
+}
+
+/// As [`enqueue_one`], so many over so many connections; gives jobs per second.
+pub(crate) async fn enqueue_singly(
+    pool: &PgPool,
+    count: usize,
+    connections: usize,
+    size: usize,
+) -> anyhow::Result<f64> {
+    let begun = Instant::now();
+    let share = count / connections;
+    let parts = (0..connections).map(|part| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            for i in 0..share {
+                enqueue_one(&pool, (part * share + i) as u64, size).await?;
+            }
+            anyhow::Ok(())
+        })
+    });
+    for part in futures::future::join_all(parts).await {
+        part.context("enqueue")??;
+    }
+    Ok((share * connections) as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// The same jobs by COPY, in one transaction; gives jobs per second.
+pub(crate) async fn copy(pool: &PgPool, count: usize, size: usize) -> anyhow::Result<f64> {
+    let begun = Instant::now();
+    let mut db = pool.acquire().await?;
+    let jobs: Vec<NewJob> = (0..count as u64)
+        .map(|id| job(id, size))
+        .collect::<anyhow::Result<_>>()?;
+    enqueue_copy(&mut db, &jobs).await?;
+    Ok(count as f64 / begun.elapsed().as_secs_f64())
 }
 
 /// A worker of this process.
@@ -162,6 +216,10 @@ impl Running {
 
     pub(crate) fn jobs(&self) -> u64 {
         self.seen.jobs.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.task.is_finished()
     }
 
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
@@ -202,6 +260,11 @@ pub(crate) async fn clear(pool: &PgPool) -> anyhow::Result<()> {
     sqlx::raw_sql("truncate causelist.job, causelist.attempt, causelist.ready, causelist.scheduled, causelist.claim, causelist.job_key")
         .execute(pool)
         .await?;
+    settle_down(pool).await
+}
+
+/// Statistics, and nothing left to be written.
+pub(crate) async fn settle_down(pool: &PgPool) -> anyhow::Result<()> {
     for statement in ["vacuum analyze", "checkpoint"] {
         sqlx::raw_sql(statement).execute(pool).await?;
     }
@@ -209,7 +272,7 @@ pub(crate) async fn clear(pool: &PgPool) -> anyhow::Result<()> {
 }
 
 /// Enqueues and runs side by side for `time`; gives jobs run per second, and in all.
-pub(crate) async fn end_to_end(pool: &PgPool, time: Duration, size: usize) -> anyhow::Result<(f64, f64)> {
+pub(crate) async fn end_to_end(pool: &PgPool, time: Duration, load: Load, size: usize) -> anyhow::Result<(f64, f64)> {
     let running = Running::start(pool, fast(), Seen::default());
     let stop = CancellationToken::new();
     let producer = {
@@ -223,7 +286,7 @@ pub(crate) async fn end_to_end(pool: &PgPool, time: Duration, size: usize) -> an
                     continue;
                 }
                 let jobs: Vec<NewJob> = (made..made + 500)
-                    .map(|id| job(id, size))
+                    .map(|id| Ok(load.put_on(job(id, size)?, id)))
                     .collect::<anyhow::Result<_>>()?;
                 enqueue_many(&mut db, &jobs).await?;
                 made += 500;
@@ -232,7 +295,7 @@ pub(crate) async fn end_to_end(pool: &PgPool, time: Duration, size: usize) -> an
         })
     };
     tokio::time::sleep(crate::WARM_UP).await;
-    let (before, begun) = (running.jobs(), std::time::Instant::now());
+    let (before, begun) = (running.jobs(), Instant::now());
     tokio::time::sleep(time).await;
     let rate = (running.jobs() - before) as f64 / begun.elapsed().as_secs_f64();
     stop.cancel();

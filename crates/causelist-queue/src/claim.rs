@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use causelist_core::{JobId, TenantId};
 use chrono::{DateTime, Utc};
-use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgTypeInfo, PgValueFormat, PgValueRef};
-use sqlx::{Decode, PgConnection, Postgres, Type};
+use sqlx::PgConnection;
 use uuid::Uuid;
+
+use crate::json::JsonText;
 
 /// A job that this worker holds.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ type ClaimRow = (
     String,
     i16,
     Option<Uuid>,
-    RawJson,
+    JsonText,
     i16,
     i16,
     bool,
@@ -125,30 +125,6 @@ pub(crate) async fn claim(
         .collect();
     jobs.sort_unstable_by_key(|j| (j.priority, j.rank, j.id));
     Ok(jobs)
-}
-
-/// The text of a `jsonb` value, neither read nor checked a second time.
-struct RawJson(Box<str>);
-
-impl Type<Postgres> for RawJson {
-    fn type_info() -> PgTypeInfo {
-        <serde_json::Value as Type<Postgres>>::type_info()
-    }
-}
-
-impl<'r> Decode<'r, Postgres> for RawJson {
-    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
-        let format = value.format();
-        let mut bytes = value.as_bytes()?;
-        if format == PgValueFormat::Binary {
-            // A version before the text; there has only been the first.
-            bytes = match bytes {
-                [1, text @ ..] => text,
-                _ => return Err("jsonb of an unknown version".into()),
-            };
-        }
-        Ok(Self(std::str::from_utf8(bytes)?.into()))
-    }
 }
 
 /// What a renewal told.

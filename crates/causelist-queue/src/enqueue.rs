@@ -1,5 +1,6 @@
 //! Enqueue: one job or many, in the caller's transaction.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use causelist_core::{JobId, KindSpec, TenantId};
@@ -8,8 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 
+use crate::batch::BatchJob;
 use crate::error::EnqueueError;
 use crate::job::{Job, PlannedJob};
+use crate::json::{JsonText, Shape};
 use crate::ready::{fair, gates, put_ready, put_straight};
 
 /// What the arguments of a job may take. The edges (HTTP, CLI) check against the configured limits;
@@ -55,16 +58,16 @@ pub enum Hold {
 /// kinds that this process does not know, from its parts ([`NewJob::raw`]).
 #[derive(Debug, Clone)]
 pub struct NewJob {
-    kind: String,
-    queue: String,
-    priority: i16,
-    tenant: Option<TenantId>,
-    args: Value,
-    max_attempts: i16,
-    key: Option<(String, Hold)>,
-    run_at: Option<DateTime<Utc>>,
-    parent: Option<JobId>,
-    trace: Option<String>,
+    pub(crate) kind: Cow<'static, str>,
+    pub(crate) queue: Cow<'static, str>,
+    pub(crate) priority: i16,
+    pub(crate) tenant: Option<TenantId>,
+    pub(crate) args: JsonText,
+    pub(crate) max_attempts: i16,
+    pub(crate) key: Option<(String, Hold)>,
+    pub(crate) run_at: Option<DateTime<Utc>>,
+    pub(crate) parent: Option<JobId>,
+    pub(crate) trace: Option<String>,
 }
 
 impl NewJob {
@@ -73,7 +76,7 @@ impl NewJob {
     /// # Errors
     /// When the arguments can't be written as JSON.
     pub fn of<J: Job>(args: &J) -> Result<Self, EnqueueError> {
-        Ok(Self::with_spec(&J::spec(), serde_json::to_value(args)?))
+        Ok(Self::specified(&J::spec(), text(args)?))
     }
 
     /// The same for a planned job.
@@ -81,27 +84,43 @@ impl NewJob {
     /// # Errors
     /// When the arguments can't be written as JSON.
     pub fn planned<J: PlannedJob>(args: &J) -> Result<Self, EnqueueError> {
-        Ok(Self::with_spec(&J::spec(), serde_json::to_value(args)?))
+        Ok(Self::specified(&J::spec(), text(args)?))
+    }
+
+    /// The same for a batch job.
+    ///
+    /// # Errors
+    /// When the arguments can't be written as JSON.
+    pub fn batch<J: BatchJob>(args: &J) -> Result<Self, EnqueueError> {
+        Ok(Self::specified(&J::spec(), text(args)?))
     }
 
     /// A job of the kind that the spec describes.
     #[must_use]
     pub fn with_spec(spec: &KindSpec, args: Value) -> Self {
-        Self::raw(spec.kind, args)
-            .queue(spec.queue)
-            .priority(spec.priority)
-            .max_attempts(spec.retry.max_attempts)
+        Self::specified(spec, JsonText(args.to_string().into()))
+    }
+
+    fn specified(spec: &KindSpec, args: JsonText) -> Self {
+        Self {
+            kind: Cow::Borrowed(spec.kind),
+            queue: Cow::Borrowed(spec.queue),
+            priority: spec.priority,
+            args,
+            ..Self::raw("", Value::Null)
+        }
+        .max_attempts(spec.retry.max_attempts)
     }
 
     /// A job of any kind, in the queue `default`, with five attempts.
     #[must_use]
     pub fn raw(kind: &str, args: Value) -> Self {
         Self {
-            kind: kind.to_owned(),
-            queue: "default".to_owned(),
+            kind: Cow::Owned(kind.to_owned()),
+            queue: Cow::Borrowed("default"),
             priority: 0,
             tenant: None,
-            args,
+            args: JsonText(args.to_string().into()),
             max_attempts: 5,
             key: None,
             run_at: None,
@@ -113,7 +132,7 @@ impl NewJob {
     /// The queue to wait in.
     #[must_use]
     pub fn queue(mut self, queue: &str) -> Self {
-        queue.clone_into(&mut self.queue);
+        self.queue = Cow::Owned(queue.to_owned());
         self
     }
 
@@ -211,15 +230,29 @@ impl NewJob {
                 "must lie between 1970 and 9999",
             ));
         }
-        if !self.args.is_object() {
-            return Err(EnqueueError::field(
-                "args",
-                &self.args.to_string(),
-                "must be a JSON object",
-            ));
+        let shape = Shape::of(&self.args.0);
+        if !shape.object {
+            return Err(EnqueueError::field("args", &self.args.0, "must be a JSON object"));
         }
-        check_args(&self.args, limits)
+        if shape.depth > limits.depth {
+            return Err(EnqueueError::TooDeep { limit: limits.depth });
+        }
+        if shape.nul {
+            return Err(EnqueueError::Nul);
+        }
+        let size = self.args.0.len();
+        if size > limits.payload {
+            return Err(EnqueueError::TooLarge {
+                size,
+                limit: limits.payload,
+            });
+        }
+        Ok(())
     }
+}
+
+fn text<T: Serialize>(args: &T) -> Result<JsonText, EnqueueError> {
+    Ok(JsonText(serde_json::to_string(args)?.into()))
 }
 
 /// Kinds and queues are names: a small letter, then small letters, digits, `_` and `-`.
@@ -236,34 +269,6 @@ pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), EnqueueE
         name,
         "must be 1 to 63 of a-z, 0-9, '_' and '-', beginning with a letter",
     ))
-}
-
-fn check_args(args: &Value, limits: Limits) -> Result<(), EnqueueError> {
-    let mut open = vec![(args, 1_usize)];
-    while let Some((value, depth)) = open.pop() {
-        if depth > limits.depth {
-            return Err(EnqueueError::TooDeep { limit: limits.depth });
-        }
-        match value {
-            Value::String(text) if text.contains('\0') => return Err(EnqueueError::Nul),
-            Value::Array(items) => open.extend(items.iter().map(|v| (v, depth + 1))),
-            Value::Object(fields) => {
-                if fields.keys().any(|k| k.contains('\0')) {
-                    return Err(EnqueueError::Nul);
-                }
-                open.extend(fields.values().map(|v| (v, depth + 1)));
-            }
-            _ => {}
-        }
-    }
-    let size = args.to_string().len();
-    if size > limits.payload {
-        return Err(EnqueueError::TooLarge {
-            size,
-            limit: limits.payload,
-        });
-    }
-    Ok(())
 }
 
 /// What enqueuing gave.
@@ -371,6 +376,23 @@ const RULED: Inserts = Inserts {
     keyed: keyed!((gates!("n"), ", ", fair!("n"), ",")(put_ready!())),
 };
 
+/// The shortest form, for jobs that differ in nothing but their arguments, where no limit and no fair
+/// queue is in sight: gives no row otherwise. The ids come in the order of the arguments. It costs
+/// PostgreSQL a sixth less than the general form, and saves the look at the queue before.
+const UNIFORM: &str = "
+with put as (
+    insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, trace)
+    select ((select (floor(date_part('epoch', clock_timestamp()))::bigint - 1735689600) << 22)
+            | (nextval('causelist.job_id_seq') & 4194303)), $1, $2, $3, $4, args, $5, $6
+    from unnest($7::jsonb[]) args
+    where exists (select from causelist.queue where name = $2 and not fair)
+      and not exists (select from causelist.job_limit)
+    returning id),
+now_ready as (
+    insert into causelist.ready (queue, priority, rank, id, attempt)
+    select $2, $3, (select (date_part('epoch', clock_timestamp()) * 1e6)::bigint), id, 0 from put)
+select id from put";
+
 const HOLDERS: &str = "
 select n.pos, k.job_id
 from unnest($1::uuid[], $2::text[], $3::text[]) with ordinality n(tenant, kind, key, pos)
@@ -385,6 +407,10 @@ join causelist.job_key k
 pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
     for job in jobs {
         job.check(Limits::MOST)?;
+    }
+    if let Some(made) = enqueue_uniform(db, jobs).await? {
+        count_enqueued(jobs.iter());
+        return Ok(made);
     }
     let inserts = if check_queues(db, jobs).await? { RULED } else { STRAIGHT };
     let mut out: Vec<Option<Enqueued>> = vec![None; jobs.len()];
@@ -411,7 +437,7 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
         let mut now = Vec::new();
         for &i in &open {
             let key = jobs[i].key.as_ref().map_or("", |(key, _)| key.as_str());
-            match first_of.entry((jobs[i].tenant, jobs[i].kind.as_str(), key)) {
+            match first_of.entry((jobs[i].tenant, &*jobs[i].kind, key)) {
                 std::collections::hash_map::Entry::Vacant(slot) => {
                     slot.insert(i);
                     now.push(i);
@@ -433,19 +459,71 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
             "its holder changed ten times while this job was enqueued: try again",
         )
     })?;
-    for (job, got) in jobs.iter().zip(&made) {
-        if !got.duplicate {
-            metrics::counter!("causelist_jobs_enqueued_total", "kind" => job.kind.clone(), "queue" => job.queue.clone())
-                .increment(1);
+    count_enqueued(
+        jobs.iter()
+            .zip(&made)
+            .filter(|(_, got)| !got.duplicate)
+            .map(|(job, _)| job),
+    );
+    Ok(made)
+}
+
+/// The jobs' ids, if they differ in nothing but their arguments and nothing stands between them and
+/// their queue.
+async fn enqueue_uniform(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Option<Vec<Enqueued>>, EnqueueError> {
+    let Some(first) = jobs.first() else {
+        return Ok(Some(Vec::new()));
+    };
+    let same = |j: &NewJob| {
+        j.key.is_none()
+            && j.run_at.is_none()
+            && j.parent.is_none()
+            && j.kind == first.kind
+            && j.queue == first.queue
+            && j.priority == first.priority
+            && j.tenant == first.tenant
+            && j.max_attempts == first.max_attempts
+            && j.trace == first.trace
+    };
+    if !jobs.iter().all(same) {
+        return Ok(None);
+    }
+    let ids: Vec<JobId> = sqlx::query_scalar(UNIFORM)
+        .bind(&*first.kind)
+        .bind(&*first.queue)
+        .bind(first.priority)
+        .bind(first.tenant)
+        .bind(first.max_attempts)
+        .bind(first.trace.as_deref())
+        .bind(jobs.iter().map(|j| &j.args).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
+    let made = |id| Enqueued { id, duplicate: false };
+    Ok((!ids.is_empty()).then(|| ids.into_iter().map(made).collect()))
+}
+
+/// Counts what was enqueued.
+pub(crate) fn count_enqueued<'a>(jobs: impl Iterator<Item = &'a NewJob>) {
+    let mut counts: Vec<(&str, &str, u64)> = Vec::new();
+    for job in jobs {
+        match counts
+            .iter_mut()
+            .find(|(kind, queue, _)| *kind == job.kind && *queue == job.queue)
+        {
+            Some((_, _, n)) => *n += 1,
+            None => counts.push((&job.kind, &job.queue, 1)),
         }
     }
-    Ok(made)
+    for (kind, queue, n) in counts {
+        metrics::counter!("causelist_jobs_enqueued_total", "kind" => kind.to_owned(), "queue" => queue.to_owned())
+            .increment(n);
+    }
 }
 
 /// Whether limits or fair queues may matter to these jobs. A rule that is made at this very moment
 /// does not hold for them yet.
-async fn check_queues(db: &mut PgConnection, jobs: &[NewJob]) -> Result<bool, EnqueueError> {
-    let mut names: Vec<&str> = jobs.iter().map(|j| j.queue.as_str()).collect();
+pub(crate) async fn check_queues(db: &mut PgConnection, jobs: &[NewJob]) -> Result<bool, EnqueueError> {
+    let mut names: Vec<&str> = jobs.iter().map(|j| &*j.queue).collect();
     names.sort_unstable();
     names.dedup();
     let (missing, ruled): (Option<String>, bool) = sqlx::query_as(
@@ -470,8 +548,8 @@ async fn insert(
 ) -> Result<Vec<(JobId, usize)>, EnqueueError> {
     let of = || which.iter().map(|i| &jobs[*i]);
     let mut query = sqlx::query_as::<_, (i64, i64)>(sql)
-        .bind(of().map(|j| j.kind.as_str()).collect::<Vec<_>>())
-        .bind(of().map(|j| j.queue.as_str()).collect::<Vec<_>>())
+        .bind(of().map(|j| &*j.kind).collect::<Vec<_>>())
+        .bind(of().map(|j| &*j.queue).collect::<Vec<_>>())
         .bind(of().map(|j| j.priority).collect::<Vec<_>>())
         .bind(of().map(|j| j.tenant).collect::<Vec<_>>())
         .bind(of().map(|j| &j.args).collect::<Vec<_>>())
@@ -512,7 +590,7 @@ async fn holders(db: &mut PgConnection, jobs: &[NewJob], which: &[usize]) -> Res
     }
     let rows: Vec<(i64, i64)> = sqlx::query_as(HOLDERS)
         .bind(which.iter().map(|i| jobs[*i].tenant).collect::<Vec<_>>())
-        .bind(which.iter().map(|i| jobs[*i].kind.as_str()).collect::<Vec<_>>())
+        .bind(which.iter().map(|i| &*jobs[*i].kind).collect::<Vec<_>>())
         .bind(
             which
                 .iter()

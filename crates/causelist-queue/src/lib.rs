@@ -12,6 +12,7 @@ mod backend;
 mod batch;
 mod bundle;
 mod claim;
+mod copy;
 mod cx;
 mod dead;
 mod driver;
@@ -20,6 +21,7 @@ mod error;
 pub mod fair;
 mod job;
 mod jobs;
+mod json;
 mod lease;
 pub mod limits;
 mod line;
@@ -39,6 +41,7 @@ mod wake;
 mod worker;
 
 pub use batch::{Batch, BatchJob, BatchTx};
+pub use copy::enqueue_copy;
 pub use cx::{FencedTx, JobCx, States};
 pub use dead::{
     DEAD_REASONS, DeadCause, DeadFilter, KeyTaken, Retried, count_dead, dead_causes, purge_dead, retry_dead,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "a test says by panicking what did not hold")]
 
+mod batch;
 mod crash;
 mod dead;
 mod enqueue;

@@ -100,8 +100,6 @@ enum Command {
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Measure, beside what it is measured against
-    #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// Show the effective settings and where each comes from
     Config,

@@ -1,41 +1,22 @@
-//! `causelist bench`: measured beside what it is measured against, in the same run.
+//! `causelist bench sla`: the SLA check beside a plain UPDATE of the same rows.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use causelist_core::{Clock, RunArgs, SystemClock};
 use causelist_notify::Secret;
-use causelist_pg::{Cluster, Options, find_binaries};
 use causelist_queue::{NewJob, Worker, wait_until_finished};
-use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
 
-use super::error::Failure;
-use super::out::{Out, table};
-use crate::app::{self, App};
-use crate::config::Config;
+use causelist_bench::median;
 
-/// What to measure.
-#[derive(Debug, Subcommand)]
-pub enum BenchCommand {
-    /// The SLA check over many tasks, beside a plain UPDATE that marks the same rows
-    ///
-    /// Runs in a private PostgreSQL in a temporary directory, which is removed at the end.
-    Sla {
-        /// Tasks in all; a sixth of them is overdue
-        #[arg(long, default_value_t = 1_000_000)]
-        tasks: i64,
-        /// Tenants that they belong to
-        #[arg(long, default_value_t = 100)]
-        tenants: i64,
-        /// How often each is run, in turns; the median counts
-        #[arg(long, default_value_t = 3)]
-        rounds: usize,
-    },
-}
+use crate::app::{self, App};
+use crate::cli::error::Failure;
+use crate::cli::out::{Out, table};
+use crate::config::Config;
 
 #[derive(Debug, Serialize)]
 struct SlaReport {
@@ -50,31 +31,11 @@ struct SlaReport {
     peak_mib: Option<f64>,
 }
 
-/// Runs it.
+/// Measures it.
 ///
 /// # Errors
-/// When PostgreSQL can't be had, or a run fails.
-pub async fn run(out: Out, config: Config, command: BenchCommand) -> Result<(), Failure> {
-    let BenchCommand::Sla { tasks, tenants, rounds } = command;
-    if tasks < 1 || tenants < 1 || rounds < 1 {
-        return Err(Failure::input("--tasks, --tenants and --rounds must be at least 1"));
-    }
-    let bin = find_binaries().map_err(|e| Failure::Database(e.to_string()))?;
-    let dir = std::env::temp_dir().join(format!("causelist-bench-{}", std::process::id()));
-    let place = dir.clone();
-    let cluster = tokio::task::spawn_blocking(move || Cluster::start(&bin, &place, &Options::default()))
-        .await
-        .context("start PostgreSQL")?
-        .map_err(|e| Failure::Database(e.to_string()))?;
-    let ended = sla(out, config, cluster.endpoint().url(), tasks, tenants, rounds).await;
-    let removed = tokio::task::spawn_blocking(move || cluster.stop().and_then(|()| causelist_pg::remove(&dir)))
-        .await
-        .context("stop PostgreSQL")?;
-    removed.map_err(|e| Failure::Ran(e.to_string()))?;
-    ended
-}
-
-async fn sla(
+/// When a run fails, or the job and the plain statement disagree.
+pub async fn run(
     out: Out,
     mut config: Config,
     url: String,
@@ -223,12 +184,6 @@ async fn job(app: &App, now: chrono::DateTime<chrono::Utc>) -> Result<(i64, f64)
     let attempt = attempts.last().context("one attempt")?;
     let begun = attempt.started_at.context("it began")?;
     Ok((overdue, (attempt.finished_at - begun).as_seconds_f64()))
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn peak_mib() -> Option<f64> {

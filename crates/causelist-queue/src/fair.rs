@@ -14,8 +14,11 @@ use crate::queues::QueueError;
 /// How often a process publishes how far a queue has come.
 const SPACING: Duration = Duration::from_millis(100);
 
-/// When each (queue, priority) was last published by this process.
-static LAST: LazyLock<Mutex<HashMap<(Arc<str>, i16), Instant>>> = LazyLock::new(Mutex::default);
+/// A queue's name and a priority in it.
+type Lane = (Arc<str>, i16);
+
+/// When each was last published by this process.
+static LAST: LazyLock<Mutex<HashMap<Lane, Instant>>> = LazyLock::new(Mutex::default);
 
 /// Makes a queue fair, or an ordinary one again. False: it was so already.
 ///

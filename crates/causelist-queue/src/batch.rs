@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::Ordering;
 
 use causelist_core::{JobError, KindSpec};
 use serde::{Serialize, de::DeserializeOwned};
@@ -11,7 +10,8 @@ use sqlx::{PgConnection, Postgres, Transaction};
 
 use crate::JobCx;
 use crate::error::db_error;
-use crate::settle::{Outcome, Settled, settle};
+use crate::family;
+use crate::settle::settle_in;
 
 /// A kind of which one call runs many jobs. Each of them is a job of its own: with its own attempts,
 /// outcome, result and place among the dead letters.
@@ -89,22 +89,19 @@ impl BatchTx<'_> {
         for (cx, report) in self.cxs.iter().zip(reports) {
             let result = serde_json::to_value(report)
                 .map_err(|e| JobError::Permanent(format!("the report can't be written as JSON: {e}")))?;
-            batch.push(Settled {
-                id: cx.id,
-                attempt: cx.attempt,
-                keyed: cx.keyed,
-                started_at: cx.started_at,
-                outcome: Outcome::Done(result),
-            });
+            batch.push(cx.done(result).await);
         }
         let fence = self.cxs.first().map_or(0, |cx| cx.fence);
-        let recorded = settle(&mut self.tx, fence, &batch).await.map_err(db_error)?;
-        if recorded != batch.len() as u64 {
+        let recorded = settle_in(&mut self.tx, fence, &batch).await.map_err(db_error)?;
+        if recorded.jobs != batch.len() as u64 {
             return Err(JobError::LeaseLost);
         }
         self.tx.commit().await.map_err(db_error)?;
         for cx in &self.cxs {
-            cx.completed.store(true, Ordering::Release);
+            cx.committed().await;
+        }
+        if let Some(first) = self.cxs.first() {
+            family::finish_after(&first.pool, recorded.parents).await;
         }
         Ok(())
     }

@@ -44,6 +44,8 @@ impl Bundle {
         let head = &buffer.front()?.job;
         if let Some(&most) = batches.get(&*head.kind) {
             let (kind, fence) = (head.kind.clone(), head.fence);
+            // One that may kill its worker takes no others along.
+            let most = if head.among_suspects { 1 } else { most };
             let mut jobs = Vec::new();
             let mut i = 0;
             while jobs.len() < most && i < buffer.len() {

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::family::marks;
 use crate::json::JsonText;
 
 /// A job that this worker holds.
@@ -35,6 +36,12 @@ pub(crate) struct Claimed {
     pub(crate) waited: Duration,
     /// The claim row's id.
     pub(crate) fence: i64,
+    /// The job that it is a part of.
+    pub(crate) parent: Option<JobId>,
+    /// What is known of it: see [`crate::family::marks`].
+    pub(crate) marks: i16,
+    /// Whether any job of its claim is a suspect: see [`crate::quarantine`].
+    pub(crate) among_suspects: bool,
 }
 
 impl Claimed {
@@ -52,15 +59,16 @@ with picked as materialized (
     order by priority, rank, id limit $2 for update skip locked),
 taken as (
     delete from causelist.ready where ctid = any (array(select ctid from picked))
-    returning id, attempt, rank, gated, since),
+    returning id, attempt, rank, gated, since, marks),
 held as (
-    insert into causelist.claim (worker, queue, expires_at, ids, attempts)
+    insert into causelist.claim (worker, queue, expires_at, ids, attempts, parents, trying)
     select $3, $1, clock_timestamp() + make_interval(secs => $4),
-           array_agg(id order by id), array_agg((attempt + 1)::smallint order by id)
+           array_agg(id order by id), array_agg((attempt + 1)::smallint order by id),
+           array_agg(id) filter (where marks & 2 <> 0), min(0) filter (where marks & 1 <> 0)
     from taken having count(*) > 0
     returning id, (date_part('epoch', clock_timestamp()) * 1e6)::bigint as at)
 select t.id, j.kind, j.priority, j.tenant, j.args, (t.attempt + 1)::smallint, j.max_attempts,
-       j.keyed or t.gated is true, j.trace, j.created_at, t.rank, held.at, held.id, t.since
+       j.keyed or t.gated is true, j.trace, j.created_at, t.rank, held.at, held.id, t.since, j.parent, t.marks
 from held, taken t join causelist.job j on j.id = t.id
 where j.id = any (array(select id from taken))";
 
@@ -79,6 +87,8 @@ type ClaimRow = (
     i64,
     i64,
     Option<i64>,
+    Option<i64>,
+    i16,
 );
 
 /// Takes up to `limit` jobs of a queue, in order. A paused queue yields none.
@@ -96,6 +106,7 @@ pub(crate) async fn claim(
         .bind(lease.as_secs_f64())
         .fetch_all(db)
         .await?;
+    let among_suspects = rows.iter().any(|r| r.15 & marks::SUSPECT != 0);
     // Most claims hold one kind: its name is kept once.
     let mut kind: Arc<str> = Arc::from("");
     let mut jobs: Vec<Claimed> = rows
@@ -121,6 +132,9 @@ pub(crate) async fn claim(
             waited: Duration::from_micros(r.11.saturating_sub(r.13.unwrap_or(r.10)).try_into().unwrap_or(0)),
             fence: r.12,
             since: r.13,
+            parent: r.14,
+            marks: r.15,
+            among_suspects,
         })
         .collect();
     jobs.sort_unstable_by_key(|j| (j.priority, j.rank, j.id));
@@ -168,7 +182,7 @@ pub(crate) async fn renew(
 /// `gone` and `kept` are named for what becomes of the row. Used as the head of a statement.
 pub(crate) const SHRINK: &str = "
 held as materialized (
-    select id, worker, claimed_at, ids from causelist.claim where id = $1 and ids && $2::bigint[] for update),
+    select id, worker, claimed_at, ids, parents from causelist.claim where id = $1 and ids && $2::bigint[] for update),
 gone as (
     delete from causelist.claim c using held where c.id = held.id and held.ids <@ $2::bigint[]),
 kept as (
@@ -185,12 +199,13 @@ pub(crate) async fn release(db: &mut PgConnection, fence: i64, jobs: &[&Claimed]
     let sql = format!(
         "with {SHRINK},
          back as (
-             insert into causelist.ready (queue, priority, rank, id, attempt, gated, tenant, since)
+             insert into causelist.ready (queue, priority, rank, id, attempt, gated, tenant, since, marks)
              select r.queue, r.priority, r.rank, r.id, r.attempt,
-                    (select true from causelist.slot s where s.job = r.id limit 1), r.tenant, r.since
+                    (select true from causelist.slot s where s.job = r.id limit 1), r.tenant, r.since,
+                    r.marks | case when r.id = any (held.parents) then 2 else 0 end
              from unnest($2::bigint[], $3::text[], $4::smallint[], $5::smallint[], $6::bigint[], $7::uuid[],
-                         $8::bigint[])
-                  r(id, queue, priority, attempt, rank, tenant, since)
+                         $8::bigint[], $9::smallint[])
+                  r(id, queue, priority, attempt, rank, tenant, since, marks)
              join held on r.id = any (held.ids))
          select count(*) from held"
     );
@@ -203,6 +218,7 @@ pub(crate) async fn release(db: &mut PgConnection, fence: i64, jobs: &[&Claimed]
         .bind(jobs.iter().map(|j| j.rank).collect::<Vec<_>>())
         .bind(jobs.iter().map(|j| j.turn_of()).collect::<Vec<_>>())
         .bind(jobs.iter().map(|j| j.since).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.marks).collect::<Vec<_>>())
         .fetch_one(db)
         .await?;
     Ok(found.unsigned_abs())

@@ -10,7 +10,8 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::{QueryAs, QueryScalar};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres};
 
-use crate::jobs::id_as_text;
+use crate::family::has_children;
+use crate::jobs::{id_as_text, maybe_id_as_text};
 use crate::ready::{fair, gates, put_ready};
 
 /// Why a job is among the dead letters: the values of `reason`.
@@ -127,13 +128,6 @@ pub struct KeyTaken {
     pub holder: Option<JobId>,
 }
 
-fn maybe_id_as_text<S: serde::Serializer>(id: &Option<JobId>, serializer: S) -> Result<S::Ok, S::Error> {
-    match id {
-        Some(id) => id_as_text(id, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
 /// What a retry of dead letters did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retried {
@@ -146,7 +140,7 @@ pub struct Retried {
 }
 
 /// Takes dead letters back into their queues, the oldest first and at most `limit`, with all their
-/// attempts before them. A job that was enqueued with a key holds it again from now on; if another
+/// attempts before them; they go on from their last checkpoint. A job that was enqueued with a key holds it again from now on; if another
 /// job holds that key now, the dead letter stays.
 ///
 /// # Errors
@@ -155,7 +149,10 @@ pub async fn retry_dead(db: &mut PgConnection, filter: &DeadFilter, limit: i64) 
     // Of several dead letters with one key the oldest gets it.
     let sql = format!(
         "with picked as materialized (
-             select d.id, d.kind, coalesce(d.tenant, '00000000-0000-0000-0000-000000000000') as tenant, d.key, d.died_at
+             select d.id, d.kind,
+                    case when d.reason = 'crashed' then 1 else 0 end + case when {HAS_CHILDREN} then 2 else 0 end
+                    + case when exists (select from causelist.progress n where n.id = d.id) then 4 else 0 end as marks,
+                    coalesce(d.tenant, '00000000-0000-0000-0000-000000000000') as tenant, d.key, d.died_at
              from causelist.dead d where {MATCHING} order by d.died_at, d.id limit $8 for update),
          first as materialized (
              select distinct on (tenant, kind, key) tenant, kind, key, id from picked where key is not null
@@ -173,7 +170,7 @@ pub async fn retry_dead(db: &mut PgConnection, filter: &DeadFilter, limit: i64) 
          gone as (delete from causelist.dead d using told where told.goes and d.id = told.id),
          new as materialized (
              select n.id, n.queue, n.priority, n.tenant, (date_part('epoch', clock_timestamp()) * 1e6)::bigint as rank,
-                    0 as attempt, true as due, {}, {}
+                    0 as attempt, true as due, n.marks::smallint as marks, {}, {}
              from told n where n.goes),
          {}
          select t.id, t.queue, t.goes, coalesce(k.job_id, f.id)
@@ -183,7 +180,8 @@ pub async fn retry_dead(db: &mut PgConnection, filter: &DeadFilter, limit: i64) 
          order by t.died_at, t.id",
         gates!("n"),
         fair!("n"),
-        put_ready!()
+        put_ready!(),
+        HAS_CHILDREN = has_children("d.id"),
     );
     let query: QueryAs<'_, Postgres, (JobId, String, bool, Option<JobId>), PgArguments> =
         sqlx::query_as(AssertSqlSafe(sql));
@@ -202,7 +200,7 @@ pub async fn retry_dead(db: &mut PgConnection, filter: &DeadFilter, limit: i64) 
 }
 
 /// Gives up dead letters for good, the oldest first and at most `limit`; says which. `by`: who does
-/// it, for the record. A key that stands for ever goes on doing so.
+/// it, for the record. A key that stands for ever goes on doing so; children go on by themselves.
 ///
 /// # Errors
 /// When the database can't be reached.
@@ -216,7 +214,10 @@ pub async fn purge_dead(db: &mut PgConnection, filter: &DeadFilter, limit: i64, 
          noted as (
              insert into causelist.attempt (job_id, attempt, fence, outcome, worker, claimed_at, error)
              select id, attempt, nextval(pg_get_serial_sequence('causelist.claim', 'id')), 'discarded',
-                    '00000000-0000-0000-0000-000000000000', now(), 'purged from the dead letters by ' || $9 from gone)
+                    '00000000-0000-0000-0000-000000000000', now(), 'purged from the dead letters by ' || $9 from gone),
+         childless as (delete from causelist.child c using gone where c.parent = gone.id),
+         forgotten as (delete from causelist.child_end c using gone where c.parent = gone.id),
+         unnoted as (delete from causelist.progress p using gone where p.id = gone.id)
          select id from gone order by id"
     );
     let query: QueryScalar<'_, Postgres, JobId, PgArguments> = sqlx::query_scalar(AssertSqlSafe(sql));

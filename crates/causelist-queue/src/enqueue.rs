@@ -67,6 +67,8 @@ pub struct NewJob {
     pub(crate) key: Option<(String, Hold)>,
     pub(crate) run_at: Option<DateTime<Utc>>,
     pub(crate) parent: Option<JobId>,
+    /// The fence of the parent's own run, if that enqueues it.
+    pub(crate) fence: Option<i64>,
     pub(crate) trace: Option<String>,
 }
 
@@ -125,6 +127,7 @@ impl NewJob {
             key: None,
             run_at: None,
             parent: None,
+            fence: None,
             trace: None,
         }
     }
@@ -178,7 +181,11 @@ impl NewJob {
         self
     }
 
-    /// The job that this one is a part of.
+    /// The job that this one is a part of: that one is finished when all its children are. It must be
+    /// unfinished. A job that enqueues children of its own uses [`crate::JobCx::child`].
+    ///
+    /// The caller's transaction keeps the parent where it is until it ends, and its worker from renewing
+    /// the lease: keep it short.
     #[must_use]
     pub fn parent(mut self, parent: JobId) -> Self {
         self.parent = Some(parent);
@@ -372,8 +379,8 @@ const STRAIGHT: Inserts = Inserts {
 };
 
 const RULED: Inserts = Inserts {
-    plain: plain!((gates!("n"), ", ", fair!("n"), ",")(put_ready!())),
-    keyed: keyed!((gates!("n"), ", ", fair!("n"), ",")(put_ready!())),
+    plain: plain!((gates!("n"), ", ", fair!("n"), ", 0::smallint as marks,")(put_ready!())),
+    keyed: keyed!((gates!("n"), ", ", fair!("n"), ", 0::smallint as marks,")(put_ready!())),
 };
 
 /// The shortest form, for jobs that differ in nothing but their arguments, where no limit and no fair
@@ -412,6 +419,14 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
         count_enqueued(jobs.iter());
         return Ok(made);
     }
+    if jobs.iter().any(|job| job.parent.is_some()) {
+        return crate::family::enqueue(db, jobs).await;
+    }
+    write(db, jobs).await
+}
+
+/// Writes jobs that were checked.
+pub(crate) async fn write(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
     let inserts = if check_queues(db, jobs).await? { RULED } else { STRAIGHT };
     let mut out: Vec<Option<Enqueued>> = vec![None; jobs.len()];
     let (keyed, plain): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(|i| jobs[*i].key.is_some());

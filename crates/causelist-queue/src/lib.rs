@@ -19,6 +19,7 @@ mod driver;
 mod enqueue;
 mod error;
 pub mod fair;
+mod family;
 mod job;
 mod jobs;
 mod json;
@@ -27,6 +28,8 @@ pub mod limits;
 mod line;
 mod meters;
 mod migrate;
+mod progress;
+mod quarantine;
 pub mod queues;
 mod ready;
 mod registry;
@@ -49,8 +52,11 @@ pub use dead::{
 pub use enqueue::{Enqueued, Hold, Limits, NewJob, enqueue, enqueue_many};
 pub use error::{EnqueueError, db_error, db_refusal};
 pub use job::{Job, PlannedJob};
-pub use jobs::{AttemptRecord, CancelEffect, JobFilter, JobRecord, STATES, cancel, list, show, wait_until_finished};
+pub use jobs::{
+    AttemptRecord, CancelEffect, Children, JobFilter, JobRecord, STATES, cancel, list, show, wait_until_finished,
+};
 pub use migrate::{applied, keep_partitions, migrate, pending};
+pub use progress::Progress;
 pub use registry::Registry;
 pub use wake::notify_ready;
 pub use worker::{Worker, WorkerFailed, WorkerOptions};

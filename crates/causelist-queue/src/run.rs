@@ -1,7 +1,8 @@
 //! One attempt: decode, run within its time, and say how it ended.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::AtomicBool;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI16};
 use std::time::Duration;
 
 use causelist_core::{Clock, JobError};
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::bundle::{Bundle, Held};
 use crate::claim::Claimed;
 use crate::cx::{JobCx, States};
+use crate::family::Own;
+use crate::quarantine::{Quarantine, Turn};
 use crate::registry::{Entry, Registry, Run};
 use crate::settle::{Outcome, Settled};
 
@@ -26,6 +29,7 @@ pub(crate) struct Runtime {
     pub(crate) clock: std::sync::Arc<dyn Clock>,
     /// Fires at the end of the grace period of a shutdown.
     pub(crate) halt: CancellationToken,
+    pub(crate) quarantine: Quarantine,
 }
 
 /// How an attempt ended, for the driver.
@@ -44,7 +48,12 @@ const UNKNOWN_KIND_DELAY: Duration = Duration::from_secs(30);
 
 impl Runtime {
     /// Runs one attempt to its end. Never panics, never fails: every way to end is an [`Ended`].
-    pub(crate) async fn execute(&self, Held { job, stop, lost }: &Held) -> Ended {
+    pub(crate) async fn execute(&self, held: &Held) -> Ended {
+        let turn = match self.turn(held).await {
+            Ok(turn) => turn,
+            Err(error) => return self.not_started(&held.job, error),
+        };
+        let Held { job, stop, lost } = held;
         let started_at = self.clock.now();
         let Some((entry, Run::Each(run))) = self.registry.get(&job.kind).map(|e| (e, &e.run)) else {
             return self.unknown(job, started_at);
@@ -66,15 +75,25 @@ impl Runtime {
             }
         };
         stop.cancel();
+        cx.close(end.is_err()).await;
+        Quarantine::end(turn, &self.pool, job).await;
         Self::concluded(job, entry, &cx, end)
     }
 
     /// Runs one call of a batch kind to its end; one [`Ended`] for each of its jobs.
     pub(crate) async fn execute_batch(&self, bundle: &Bundle) -> Vec<Ended> {
-        let started_at = self.clock.now();
         let Some(first) = bundle.jobs.first() else {
             return Vec::new();
         };
+        // A suspect, or who was claimed beside one, comes alone.
+        let turn = match self.turn(first).await {
+            Ok(turn) => turn,
+            Err(error) => {
+                let not = |h: &Held| self.not_started(&h.job, error.clone());
+                return bundle.jobs.iter().map(not).collect();
+            }
+        };
+        let started_at = self.clock.now();
         let Some((entry, Run::Batch(_, run))) = self.registry.get(&first.job.kind).map(|e| (e, &e.run)) else {
             return bundle.jobs.iter().map(|h| self.unknown(&h.job, started_at)).collect();
         };
@@ -96,19 +115,38 @@ impl Runtime {
             }
         };
         let mut ends = ends.map(Vec::into_iter);
-        bundle
-            .jobs
-            .iter()
-            .zip(&cxs)
-            .map(|(Held { job, stop, .. }, cx)| {
-                stop.cancel();
-                let end = match &mut ends {
-                    Ok(ends) => ends.next().unwrap_or(Err(JobError::LeaseLost)),
-                    Err(error) => Err(error.clone()),
-                };
-                Self::concluded(job, entry, cx, end)
-            })
-            .collect()
+        let mut out = Vec::with_capacity(cxs.len());
+        for (Held { job, stop, .. }, cx) in bundle.jobs.iter().zip(&cxs) {
+            stop.cancel();
+            let end = match &mut ends {
+                Ok(ends) => ends.next().unwrap_or(Err(JobError::LeaseLost)),
+                Err(error) => Err(error.clone()),
+            };
+            cx.close(end.is_err()).await;
+            out.push(Self::concluded(job, entry, cx, end));
+        }
+        Quarantine::end(turn, &self.pool, &first.job).await;
+        out
+    }
+
+    /// Waits for a job's leave to run; for nothing if no suspect is in its claim.
+    async fn turn(&self, Held { job, stop, lost }: &Held) -> Result<Turn<'_>, JobError> {
+        if !job.among_suspects {
+            return Ok(Turn::Free);
+        }
+        tokio::select! {
+            biased;
+            () = lost.cancelled() => Err(JobError::LeaseLost),
+            () = stop.cancelled() => Err(JobError::Cancelled),
+            () = self.halt.cancelled() => Err(shut_down()),
+            turn = self.quarantine.begin(&self.pool, job) => turn,
+        }
+    }
+
+    fn not_started(&self, job: &Claimed, error: JobError) -> Ended {
+        Outcome::of_error(error, job.attempt, job.max_attempts, Duration::ZERO).map_or(Ended::Lost, |outcome| {
+            settled(job, self.clock.now(), job.marks, outcome)
+        })
     }
 
     fn cx(&self, job: &Claimed, entry: &Entry, stop: &CancellationToken, started_at: DateTime<Utc>) -> JobCx {
@@ -127,32 +165,38 @@ impl Runtime {
             states: self.states.clone(),
             cancel: stop.clone(),
             completed: AtomicBool::new(false),
+            parent: job.parent,
+            marks: AtomicI16::new(job.marks),
+            children: Own::default(),
+            progress: OnceLock::new(),
         }
     }
 
     fn unknown(&self, job: &Claimed, started_at: DateTime<Utc>) -> Ended {
         let text = format!("this worker does not know kind {:?}", job.kind);
-        settled(job, started_at, Outcome::Snooze(UNKNOWN_KIND_DELAY, text))
+        settled(job, started_at, job.marks, Outcome::Snooze(UNKNOWN_KIND_DELAY, text))
     }
 
     fn concluded(job: &Claimed, entry: &Entry, cx: &JobCx, end: Result<Value, JobError>) -> Ended {
         match end {
             _ if cx.is_completed() => Ended::Completed,
-            Ok(report) => settled(job, cx.started_at, Outcome::Done(report)),
+            Ok(report) => settled(job, cx.started_at, cx.marks(), Outcome::Done(report)),
             Err(error) => {
                 let backoff = entry.spec.retry.delay(job.attempt.unsigned_abs(), rand::random());
                 Outcome::of_error(error, job.attempt, job.max_attempts, backoff)
-                    .map_or(Ended::Lost, |outcome| settled(job, cx.started_at, outcome))
+                    .map_or(Ended::Lost, |outcome| settled(job, cx.started_at, cx.marks(), outcome))
             }
         }
     }
 }
 
-fn settled(job: &Claimed, started_at: DateTime<Utc>, outcome: Outcome) -> Ended {
+fn settled(job: &Claimed, started_at: DateTime<Utc>, marks: i16, outcome: Outcome) -> Ended {
     Ended::Settle(Settled {
         id: job.id,
         attempt: job.attempt,
         keyed: job.keyed,
+        parent: job.parent,
+        marks,
         started_at,
         outcome,
     })

@@ -8,6 +8,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::claim::SHRINK;
+use crate::family::{self, CHILD_ENDED};
 
 /// How an attempt ended, as the queue records it.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,14 +96,18 @@ pub(crate) struct Settled {
     pub(crate) attempt: i16,
     /// Whether a key or slots are to be freed.
     pub(crate) keyed: bool,
+    /// The job that it is a part of.
+    pub(crate) parent: Option<JobId>,
+    /// What is known of it by now: see [`crate::family::marks`].
+    pub(crate) marks: i16,
     pub(crate) started_at: DateTime<Utc>,
     pub(crate) outcome: Outcome,
 }
 
 impl Settled {
-    /// Done, and nothing to free: needs nothing but its row.
+    /// Done, nothing to free, no family and nothing noted: needs nothing but its row.
     pub(crate) fn is_plain(&self) -> bool {
-        matches!(self.outcome, Outcome::Done(_)) && !self.keyed
+        matches!(self.outcome, Outcome::Done(_)) && !self.keyed && self.parent.is_none() && self.marks == 0
     }
 }
 
@@ -111,34 +116,61 @@ const RESULT_LIMIT: usize = 64 * 1024;
 /// Errors are cut to this many characters.
 const ERROR_LIMIT: usize = 4000;
 
-/// Records the given attempts of one claim and takes them out of it, in one statement. Returns how
-/// many were recorded; the others had been taken away from this fence and nothing was written for
-/// them.
+/// What a settle did.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    /// Jobs recorded; the others had been taken away from this fence and nothing was written for them.
+    pub(crate) jobs: u64,
+    /// Parents that may be finished now: [`family::finish`] them after the commit.
+    pub(crate) parents: Vec<JobId>,
+}
+
+/// Records the given attempts of one claim, takes them out of it, and finishes the parents that waited
+/// for nothing else. Returns how many were recorded.
 pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled]) -> sqlx::Result<u64> {
+    let recorded = settle_in(db, fence, batch).await?;
+    family::finish_or_leave(db, recorded.parents).await;
+    Ok(recorded.jobs)
+}
+
+/// The same in the caller's transaction and in one statement; the parents are left to the caller.
+pub(crate) async fn settle_in(db: &mut PgConnection, fence: i64, batch: &[Settled]) -> sqlx::Result<Recorded> {
     let sql = format!(
         "with {SHRINK},
          r as materialized (
-             select r.id, r.attempt, r.error, r.result, r.started_at, r.dead, r.keyed, held.worker, held.claimed_at,
+             select r.id, r.attempt, r.error, r.result, r.started_at, r.dead, r.keyed, r.parent, r.marks,
+                    held.worker, held.claimed_at,
                     case when stop.id is null then r.outcome else 'cancelled' end as outcome,
                     case when stop.id is null then r.delay end as delay
-             from unnest($2::bigint[], $3::smallint[], $4::text[], $5::text[], $6::jsonb[], $7::timestamptz[],
-                         $8::float8[], $9::text[], $10::bool[])
-                  r(id, attempt, outcome, error, result, started_at, delay, dead, keyed)
+             from (select id, attempt, outcome, error, result, started_at, delay, dead, keyed, parent,
+                          marks | case when id = any ((select parents from held)::bigint[]) then 2 else 0 end as marks
+                   from unnest($2::bigint[], $3::smallint[], $4::text[], $5::text[], $6::jsonb[], $7::timestamptz[],
+                               $8::float8[], $9::text[], $10::bool[], $11::bigint[], $12::smallint[])
+                        u(id, attempt, outcome, error, result, started_at, delay, dead, keyed, parent, marks)) r
              join held on r.id = any (held.ids)
              -- A job that somebody wants stopped does not run again.
              left join causelist.cancel_request stop on stop.id = r.id and r.delay is not null),
+         -- A job with children ends when they have.
+         parked as (
+             insert into causelist.parent
+                 (id, attempt, fence, outcome, worker, claimed_at, started_at, result, error, keyed, parent)
+             select id, attempt, $1, outcome, worker, claimed_at, started_at, result, error, keyed, parent
+             from r where marks & 2 <> 0 and delay is null and dead is null returning id),
          noted as (
              insert into causelist.attempt
                  (job_id, attempt, fence, outcome, worker, claimed_at, started_at, error, result)
-             select id, attempt, $1, outcome, worker, claimed_at, started_at, error, result from r),
+             select id, attempt, $1, outcome, worker, claimed_at, started_at, error, result
+             from r where marks & 2 = 0 or delay is not null or dead is not null),
+         finished as materialized (
+             select * from r where delay is null and (marks & 2 = 0 or dead is not null)),
          later as (
-             insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason)
+             insert into causelist.scheduled (run_at, id, queue, priority, attempt, reason, marks)
              select clock_timestamp() + make_interval(secs => r.delay), j.id, j.queue, j.priority,
-                    case r.outcome when 'snooze' then r.attempt - 1 else r.attempt end, r.outcome
+                    case r.outcome when 'snooze' then r.attempt - 1 else r.attempt end, r.outcome, r.marks & 6
              from r join causelist.job j on j.id = r.id where r.delay is not null),
          freed as (
-             delete from causelist.job_key k using r
-             where r.keyed and r.delay is null and k.job_id = r.id and k.hold = 'while'
+             delete from causelist.job_key k using finished r
+             where r.keyed and k.job_id = r.id and k.hold = 'while'
              returning k.job_id, k.key),
          let_go as (
              delete from causelist.slot s using r where r.keyed and s.job = r.id),
@@ -147,12 +179,15 @@ pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled])
              select j.id, j.kind, j.tenant, r.attempt, r.dead, r.error, freed.key
              from r join causelist.job j on j.id = r.id left join freed on freed.job_id = r.id
              where r.dead is not null),
+         {CHILD_ENDED},
+         forgotten as (
+             delete from causelist.progress p using finished r where r.marks & 4 <> 0 and r.dead is null and p.id = r.id),
          stopped as (
              delete from causelist.cancel_request c
              where c.id = any (array(select id from r where delay is null)))
-         select count(*) from r"
+         select (select count(*) from r), array(select id from parked union select parent from ended)"
     );
-    let recorded: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+    let (jobs, parents): (i64, Vec<JobId>) = sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(fence)
         .bind(batch.iter().map(|s| s.id).collect::<Vec<_>>())
         .bind(batch.iter().map(|s| s.attempt).collect::<Vec<_>>())
@@ -173,9 +208,14 @@ pub(crate) async fn settle(db: &mut PgConnection, fence: i64, batch: &[Settled])
         )
         .bind(batch.iter().map(|s| s.outcome.dead_reason()).collect::<Vec<_>>())
         .bind(batch.iter().map(|s| s.keyed).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| s.parent).collect::<Vec<_>>())
+        .bind(batch.iter().map(|s| s.marks).collect::<Vec<_>>())
         .fetch_one(db)
         .await?;
-    Ok(recorded.unsigned_abs())
+    Ok(Recorded {
+        jobs: jobs.unsigned_abs(),
+        parents,
+    })
 }
 
 /// Records claims of which every job is done, and removes them: the common case, with the least to
@@ -189,7 +229,7 @@ pub(crate) async fn settle_whole(db: &mut PgConnection, claims: &[(i64, &[Settle
     };
     let recorded = sqlx::query(
         "with gone as (
-             delete from causelist.claim where id = any ($1) returning id, worker, claimed_at)
+             delete from causelist.claim where id = any ($1) and parents is null returning id, worker, claimed_at)
          insert into causelist.attempt (job_id, attempt, fence, outcome, worker, claimed_at, started_at, result)
          select r.id, r.attempt, r.fence, 'done', gone.worker, gone.claimed_at, r.started_at, r.result
          from unnest($2::bigint[], $3::bigint[], $4::smallint[], $5::timestamptz[], $6::jsonb[])
@@ -202,9 +242,17 @@ pub(crate) async fn settle_whole(db: &mut PgConnection, claims: &[(i64, &[Settle
     .bind(each().map(|(_, s)| s.attempt).collect::<Vec<_>>())
     .bind(each().map(|(_, s)| s.started_at).collect::<Vec<_>>())
     .bind(each().map(|(_, s)| stored_result(&s.outcome)).collect::<Vec<_>>())
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(recorded.rows_affected())
+    let mut recorded = recorded.rows_affected();
+    let sent: usize = claims.iter().map(|(_, batch)| batch.len()).sum();
+    // Somebody gave one of the jobs a child meanwhile, or the lease was lost: the other form tells.
+    if recorded < sent as u64 {
+        for (fence, batch) in claims {
+            recorded += settle(db, *fence, batch).await?;
+        }
+    }
+    Ok(recorded)
 }
 
 /// PostgreSQL can't store NUL; an error's text must never be what keeps a job from being settled.

@@ -1,8 +1,8 @@
 //! For tests: one job through a real enqueue, claim, run and settle, without a worker; and a [`Hand`]
 //! that takes each step of a worker on its own.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI16};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use causelist_core::{Clock, JobError, JobId, SystemClock, TenantId};
@@ -15,7 +15,9 @@ use crate::bundle::Held;
 use crate::claim::{self, Claimed, claim};
 use crate::cx::{JobCx, States};
 use crate::enqueue::{NewJob, enqueue};
+use crate::family::Own;
 use crate::job::{Job, PlannedJob};
+use crate::quarantine::Quarantine;
 use crate::registry::Registry;
 use crate::run::{Ended, Runtime};
 use crate::settle::{Outcome, Settled, settle, settle_whole};
@@ -79,6 +81,7 @@ async fn run_one(pool: &PgPool, registry: Registry, new: NewJob, states: States)
         states,
         clock: Arc::new(SystemClock),
         halt: CancellationToken::new(),
+        quarantine: Quarantine::default(),
     };
     let held = Held {
         job,
@@ -89,11 +92,15 @@ async fn run_one(pool: &PgPool, registry: Registry, new: NewJob, states: States)
     let job = &held.job;
     match ended {
         Ended::Lost => Err(JobError::LeaseLost),
-        Ended::Completed => sqlx::query_scalar("select result from causelist.attempt where job_id = $1")
-            .bind(job.id)
-            .fetch_one(&mut *db)
-            .await
-            .map_err(|e| fault(&e)),
+        // A parent has its own report only, until somebody runs its children.
+        Ended::Completed => sqlx::query_scalar(
+            "select result from causelist.attempt where job_id = $1
+             union all select result from causelist.parent where id = $1",
+        )
+        .bind(job.id)
+        .fetch_one(&mut *db)
+        .await
+        .map_err(|e| fault(&e)),
         Ended::Settle(settled) => {
             let outcome = settled.outcome.clone();
             settle(&mut db, job.fence, &[settled]).await.map_err(|e| fault(&e))?;
@@ -174,7 +181,8 @@ impl Hand {
         Ok(jobs.into_iter().map(Taken).collect())
     }
 
-    /// Settles jobs of one claim as their ends say; gives how many were recorded.
+    /// Settles jobs of one claim as their ends say; gives how many were recorded. What their contexts
+    /// ([`Hand::cx`]) learned is not looked at.
     ///
     /// # Errors
     /// What the database says.
@@ -190,6 +198,8 @@ impl Hand {
                     id: job.id,
                     attempt: job.attempt,
                     keyed: job.keyed,
+                    parent: job.parent,
+                    marks: job.marks,
                     started_at: SystemClock.now(),
                     outcome,
                 })
@@ -210,6 +220,8 @@ impl Hand {
                 id: job.id,
                 attempt: job.attempt,
                 keyed: job.keyed,
+                parent: job.parent,
+                marks: job.marks,
                 started_at: SystemClock.now(),
                 outcome: Outcome::Done(serde_json::json!({})),
             })
@@ -224,6 +236,14 @@ impl Hand {
     pub async fn release(&self, fence: i64, jobs: &[&Taken]) -> sqlx::Result<bool> {
         let jobs: Vec<&Claimed> = jobs.iter().map(|t| &t.0).collect();
         Ok(claim::release(&mut *self.pool.acquire().await?, fence, &jobs).await? > 0)
+    }
+
+    /// Says that a suspect is about to run, as a worker does.
+    ///
+    /// # Errors
+    /// What the database says, or that the lease was lost.
+    pub async fn begin(&self, Taken(job): &Taken) -> Result<(), JobError> {
+        Quarantine::default().begin(&self.pool, job).await.map(drop)
     }
 
     /// Renews claims; gives those that still hold, and which of the jobs somebody wants stopped.
@@ -253,6 +273,10 @@ impl Hand {
             states: States::default(),
             cancel: CancellationToken::new(),
             completed: AtomicBool::new(false),
+            parent: job.parent,
+            marks: AtomicI16::new(job.marks),
+            children: Own::default(),
+            progress: OnceLock::new(),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::backend::{PgBackend, RunService};
 use crate::cx::States;
 use crate::driver::{Driver, Shared};
 use crate::lease::keep_leases;
+use crate::quarantine::Quarantine;
 use crate::registry::Registry;
 use crate::retention::{self, Retention};
 use crate::run::Runtime;
@@ -174,6 +175,7 @@ impl Worker {
             states: self.states.clone(),
             clock: Arc::clone(&self.clock),
             halt: halt.clone(),
+            quarantine: Quarantine::default(),
         });
         let run = RunService {
             runtime,

@@ -135,7 +135,7 @@ async fn act(what: &Act, cx: &JobCx) -> Result<Value, JobError> {
     }
 }
 
-async fn gate(pool: &PgPool) {
+pub async fn gate(pool: &PgPool) {
     until("the gate opens", || async {
         sqlx::query_scalar("select exists (select from gate)")
             .fetch_one(pool)
@@ -192,9 +192,14 @@ impl Running {
 }
 
 pub fn worker(pool: &PgPool, options: WorkerOptions) -> Running {
+    worker_with(pool, registry(), options)
+}
+
+/// The same for other jobs.
+pub fn worker_with(pool: &PgPool, registry: Registry, options: WorkerOptions) -> Running {
     let worker = Worker::new(
         pool.clone(),
-        registry(),
+        registry,
         States::default(),
         std::sync::Arc::new(SystemClock),
         options,
@@ -250,6 +255,9 @@ pub async fn assert_idle(pool: &PgPool) {
         "select count(*) from causelist.slot",
         "select count(*) from causelist.scheduled",
         "select count(*) from causelist.claim",
+        "select count(*) from causelist.parent",
+        "select count(*) from causelist.child",
+        "select count(*) from causelist.child_end",
     ] {
         assert_eq!(count(pool, sql).await, 0, "{sql}");
     }

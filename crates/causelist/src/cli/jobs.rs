@@ -1,7 +1,7 @@
 //! `causelist jobs`: look at jobs and act on them.
 
 use causelist_core::Clock;
-use causelist_queue::{CancelEffect, JobFilter, JobRecord, STATES};
+use causelist_queue::{CancelEffect, JobFilter, JobRecord, Progress, STATES};
 use clap::Subcommand;
 use serde_json::json;
 use sqlx::PgPool;
@@ -22,7 +22,8 @@ pub enum JobsCommand {
         /// Only this tenant's
         #[arg(long)]
         tenant: Option<Uuid>,
-        /// Only in this state: ready, waiting, scheduled, running, done, discarded, cancelled, dead
+        /// Only in this state: ready, waiting, scheduled, running, waiting_children, done,
+        /// discarded, cancelled, dead
         #[arg(long)]
         state: Option<String>,
         /// Only jobs before this id (the last one of the page before)
@@ -37,7 +38,7 @@ pub enum JobsCommand {
         /// The job's id
         id: i64,
     },
-    /// Stop a job: at once if it waits, through its worker if it runs
+    /// Stop a job: at once if it waits, through its worker if it runs; its children with it
     Cancel {
         /// The job's id
         id: i64,
@@ -114,6 +115,18 @@ pub async fn run(pool: &PgPool, out: Out, clock: &dyn Clock, command: JobsComman
                 if let Some(at) = job.run_at {
                     text.push_str(&format!("runs at   {}\n", time(Some(at))));
                 }
+                if let Some(parent) = job.parent {
+                    text.push_str(&format!("parent    {parent}\n"));
+                }
+                if let Some(of) = &job.children {
+                    text.push_str(&format!(
+                        "children  {} open, {} done, {} discarded, {} cancelled, {} dead\n",
+                        of.open, of.done, of.discarded, of.cancelled, of.dead
+                    ));
+                }
+                if let Some(progress) = &job.progress {
+                    text.push_str(&progress_text(progress));
+                }
                 if let Some(result) = &job.result {
                     text.push_str(&format!("result    {result}\n"));
                 }
@@ -132,7 +145,9 @@ pub async fn run(pool: &PgPool, out: Out, clock: &dyn Clock, command: JobsComman
             let effect = causelist_queue::cancel(pool, id).await?;
             let text = match effect {
                 CancelEffect::Cancelled => format!("job {id} is cancelled"),
-                CancelEffect::Requested => format!("job {id} is running; its worker was asked to stop it"),
+                CancelEffect::Requested => {
+                    format!("job {id} is running, or has children that are; their workers were asked to stop them")
+                }
                 CancelEffect::Finished => return Err(Failure::Ran(format!("job {id} had finished already"))),
                 CancelEffect::Unknown => return Err(unknown(id)),
             };
@@ -148,6 +163,26 @@ pub async fn run(pool: &PgPool, out: Out, clock: &dyn Clock, command: JobsComman
 /// There is no job with this id.
 pub(super) fn unknown(id: i64) -> Failure {
     Failure::Ran(format!("job {id} does not exist, or its history was dropped"))
+}
+
+/// `progress  3 of 8, at work (at <instant>)`, and the checkpoint.
+fn progress_text(progress: &Progress) -> String {
+    let mut text = String::new();
+    if let Some(done) = progress.done {
+        let of = progress.total.map_or_else(String::new, |total| format!(" of {total}"));
+        let note = progress
+            .note
+            .as_ref()
+            .map_or_else(String::new, |note| format!(", {note}"));
+        text.push_str(&format!(
+            "progress  {done}{of}{note} (at {})\n",
+            time(Some(progress.at))
+        ));
+    }
+    if let Some(checkpoint) = &progress.checkpoint {
+        text.push_str(&format!("goes on   from {checkpoint}\n"));
+    }
+    text
 }
 
 fn list_text(jobs: &[JobRecord]) -> String {

@@ -43,6 +43,8 @@ pub struct Job {
     /// (attempt, fence, outcome), in the order in which they were recorded.
     pub record: Vec<(i16, i64, &'static str)>,
     pub cancel_asked: bool,
+    /// It was in a claim whose worker died.
+    pub suspect: bool,
     /// The key that it held when it died, to be taken again when it is retried.
     pub key_at_death: Option<KeyName>,
 }
@@ -63,6 +65,8 @@ pub struct Model {
     pub keys: BTreeMap<KeyName, Key>,
     /// Fences of claims whose lease has ended, though nobody has taken them away.
     pub expired: Vec<i64>,
+    /// Fences of claims with a suspect: nobody is to blame until one is tried.
+    pub guarded: Vec<i64>,
     pub paused: [bool; QUEUES.len()],
     /// (job, fence) of every effect that was committed.
     pub effects: Vec<(i64, i64)>,
@@ -103,6 +107,7 @@ impl Model {
             rank: None,
             record: Vec::new(),
             cancel_asked: false,
+            suspect: false,
             key_at_death: None,
         };
         self.jobs.insert(id, job);
@@ -155,6 +160,9 @@ impl Model {
 
     pub fn take(&mut self, id: i64, fence: i64) {
         self.job(id).place = Place::Held { fence };
+        if self.job(id).suspect {
+            self.guarded.push(fence);
+        }
     }
 
     pub fn give_back(&mut self, id: i64) {
@@ -197,6 +205,7 @@ impl Model {
             _ => (outcome, place),
         };
         job.used = if end == End::Snooze { job.used } else { attempt };
+        job.suspect = false;
         job.record.push((attempt, fence, outcome));
         self.move_to(id, place);
         true
@@ -204,10 +213,14 @@ impl Model {
 
     /// The lease of this fence has ended and somebody has seen it.
     pub fn crash(&mut self, id: i64, fence: i64) {
+        let counts = !self.guarded.contains(&fence);
         let job = self.job(id);
+        job.suspect = true;
         let attempt = job.used + 1;
-        job.used = attempt;
-        let last = attempt >= job.new.max_attempts.cast_signed();
+        if counts {
+            job.used = attempt;
+        }
+        let last = counts && attempt >= job.new.max_attempts.cast_signed();
         let place = if job.cancel_asked {
             Place::Ended { state: "cancelled" }
         } else if last {
@@ -215,12 +228,14 @@ impl Model {
         } else {
             // The first crash costs no wait; the test puts the later ones off for an hour.
             Place::Scheduled {
-                due: attempt <= 1,
+                due: job.used <= 1,
                 reason: "crashed",
             }
         };
         let outcome = if job.cancel_asked { "cancelled" } else { "crashed" };
-        job.record.push((attempt, fence, outcome));
+        if counts || job.cancel_asked {
+            job.record.push((attempt, fence, outcome));
+        }
         self.move_to(id, place);
     }
 
@@ -264,6 +279,7 @@ impl Model {
             );
         }
         self.job(id).used = 0;
+        self.job(id).suspect = self.job(id).place == Place::Dead { reason: "crashed" };
         self.promote(id);
         Ok(())
     }

@@ -167,7 +167,7 @@ async fn run(
             other => Failure::new(StatusCode::BAD_REQUEST, "Bad request", other.to_string()),
         })?;
     drop(db);
-    causelist_queue::notify_ready(&state.pool, spec.queue).await;
+    causelist_queue::notify_enqueued(&state.pool, spec.queue, &made).await;
     let finished = causelist_queue::wait_until_finished(&state.pool, made.id, state.wait_limit).await?;
     Ok(match finished {
         Some((job, _)) => finished_answer(&job, executed_at, begun.elapsed().as_secs_f64()),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use causelist_core::{JobError, KindSpec, SystemClock};
 use causelist_queue::{
-    Job, JobCx, NewJob, Registry, States, Worker, WorkerOptions, enqueue_copy, enqueue_many, notify_ready,
+    Job, JobCx, NewJob, Registry, States, Worker, WorkerOptions, enqueue_copy, enqueue_many, notify_enqueued,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -148,8 +148,8 @@ pub(crate) async fn enqueue(
 pub(crate) async fn enqueue_one(pool: &PgPool, id: u64, size: usize) -> anyhow::Result<()> {
     let job = job(id, size)?;
     let queue = job.queue_name().to_owned();
-    causelist_queue::enqueue(&mut *pool.acquire().await?, job).await?;
-    notify_ready(pool, &queue).await;
+    let made = causelist_queue::enqueue(&mut *pool.acquire().await?, job).await?;
+    notify_enqueued(pool, &queue, &made).await;
     Ok(())
 }
 

@@ -84,10 +84,7 @@ async fn copy_chunk(
             ready.field(&id.to_be_bytes());
             ready.field(&0_i16.to_be_bytes());
         }
-        out.push(Enqueued {
-            id: *id,
-            duplicate: false,
-        });
+        out.push(Enqueued::new(*id, false));
     }
     ready
         .send(

@@ -286,6 +286,19 @@ pub struct Enqueued {
     pub id: JobId,
     /// Whether an existing job stands for this one: nothing was written.
     pub duplicate: bool,
+    /// Whether workers hear of it as it is committed, so that nobody else need tell them.
+    #[serde(skip)]
+    pub told: bool,
+}
+
+impl Enqueued {
+    pub(crate) fn new(id: JobId, duplicate: bool) -> Self {
+        Self {
+            id,
+            duplicate,
+            told: false,
+        }
+    }
 }
 
 /// Enqueues one job in the caller's transaction (or, on a bare connection, in its own).
@@ -385,7 +398,8 @@ const RULED: Inserts = Inserts {
 
 /// The shortest form, for jobs that differ in nothing but their arguments, where no limit and no fair
 /// queue is in sight: gives no row otherwise. The ids come in the order of the arguments. It costs
-/// PostgreSQL a sixth less than the general form, and saves the look at the queue before.
+/// PostgreSQL a sixth less than the general form, and saves the look at the queue before. A
+/// single job may tell of itself ($8).
 const UNIFORM: &str = "
 with put as (
     insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, trace)
@@ -398,7 +412,7 @@ with put as (
 now_ready as (
     insert into causelist.ready (queue, priority, rank, id, attempt)
     select $2, $3, (select (date_part('epoch', clock_timestamp()) * 1e6)::bigint), id, 0 from put)
-select id from put";
+select id, case when $8 then pg_notify('causelist_ready', $2) is not null else false end from put";
 
 const HOLDERS: &str = "
 select n.pos, k.job_id
@@ -432,7 +446,7 @@ pub(crate) async fn write(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
     let (keyed, plain): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(|i| jobs[*i].key.is_some());
     if !plain.is_empty() {
         for (id, pos) in insert(db, inserts.plain, false, jobs, &plain).await? {
-            out[plain[pos]] = Some(Enqueued { id, duplicate: false });
+            out[plain[pos]] = Some(Enqueued::new(id, false));
         }
     }
     // Looked up before inserted: an insert that meets a key locks its row, and so would keep the
@@ -441,7 +455,7 @@ pub(crate) async fn write(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
     let mut open = keyed;
     for _ in 0..10 {
         for (id, pos) in holders(db, jobs, &open).await? {
-            out[open[pos]] = Some(Enqueued { id, duplicate: true });
+            out[open[pos]] = Some(Enqueued::new(id, true));
         }
         open.retain(|i| out[*i].is_none());
         if open.is_empty() {
@@ -462,7 +476,7 @@ pub(crate) async fn write(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
             }
         }
         for (id, pos) in insert(db, inserts.keyed, true, jobs, &now).await? {
-            out[now[pos]] = Some(Enqueued { id, duplicate: false });
+            out[now[pos]] = Some(Enqueued::new(id, false));
         }
         open = now.into_iter().filter(|i| out[*i].is_none()).chain(again).collect();
     }
@@ -503,7 +517,8 @@ async fn enqueue_uniform(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Optio
     if !jobs.iter().all(same) {
         return Ok(None);
     }
-    let ids: Vec<JobId> = sqlx::query_scalar(UNIFORM)
+    let tell = jobs.len() == 1 && crate::wake::may_tell(&first.queue);
+    let rows: Vec<(JobId, bool)> = sqlx::query_as(UNIFORM)
         .bind(&*first.kind)
         .bind(&*first.queue)
         .bind(first.priority)
@@ -511,10 +526,14 @@ async fn enqueue_uniform(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Optio
         .bind(first.max_attempts)
         .bind(first.trace.as_deref())
         .bind(jobs.iter().map(|j| &j.args).collect::<Vec<_>>())
+        .bind(tell)
         .fetch_all(db)
         .await?;
-    let made = |id| Enqueued { id, duplicate: false };
-    Ok((!ids.is_empty()).then(|| ids.into_iter().map(made).collect()))
+    let made = |(id, told)| Enqueued {
+        told,
+        ..Enqueued::new(id, false)
+    };
+    Ok((!rows.is_empty()).then(|| rows.into_iter().map(made).collect()))
 }
 
 /// Counts what was enqueued.

@@ -58,5 +58,5 @@ pub use jobs::{
 pub use migrate::{applied, keep_partitions, migrate, pending};
 pub use progress::Progress;
 pub use registry::Registry;
-pub use wake::notify_ready;
+pub use wake::{notify_enqueued, notify_ready};
 pub use worker::{Worker, WorkerFailed, WorkerOptions};

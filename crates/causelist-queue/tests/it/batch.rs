@@ -91,7 +91,7 @@ impl BatchJob for Letter {
 
 /// Runs one worker over what `jobs` says until all of it has ended; gives the ids and the calls.
 async fn run_all(pool: &PgPool, jobs: Vec<NewJob>) -> (Vec<i64>, Vec<usize>) {
-    let made = enqueue_many(&mut *pool.acquire().await.expect("a connection"), &jobs)
+    let made = enqueue_many(&mut pool.acquire().await.expect("a connection"), &jobs)
         .await
         .expect("are enqueued");
     let calls = Calls::default();

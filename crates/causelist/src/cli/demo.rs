@@ -309,7 +309,7 @@ async fn run_once(app: &App, kind: &str) -> Result<JobRecord, Failure> {
         dry_run: false,
     };
     let made = causelist_queue::enqueue(&mut *app.pool.acquire().await?, NewJob::with_spec(spec, json!(args))).await?;
-    causelist_queue::notify_ready(&app.pool, spec.queue).await;
+    causelist_queue::notify_enqueued(&app.pool, spec.queue, &made).await;
     let finished = causelist_queue::wait_until_finished(&app.pool, made.id, PATIENCE).await?;
     let (job, _) = finished.ok_or_else(|| Failure::Ran(format!("{kind} did not finish within {PATIENCE:?}")))?;
     Ok(job)

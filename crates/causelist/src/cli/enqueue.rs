@@ -93,7 +93,7 @@ pub async fn enqueue(
     job.check(limits)?;
     let queue = job.queue_name().to_owned();
     let made = causelist_queue::enqueue(&mut *pool.acquire().await?, job).await?;
-    causelist_queue::notify_ready(pool, &queue).await;
+    causelist_queue::notify_enqueued(pool, &queue, &made).await;
     out.show(&made, |made| {
         if made.duplicate {
             format!("job {} has this key already; nothing was enqueued", made.id)
@@ -169,7 +169,7 @@ pub async fn run(
     }
     let job = NewJob::with_spec(spec, json!(args)).tenant(asked.tenant);
     let made = causelist_queue::enqueue(&mut *pool.acquire().await?, job).await?;
-    causelist_queue::notify_ready(pool, spec.queue).await;
+    causelist_queue::notify_enqueued(pool, spec.queue, &made).await;
     if !wait {
         out.show(&made, |made| {
             format!(

@@ -173,7 +173,7 @@ async fn job(app: &App, now: chrono::DateTime<chrono::Utc>) -> Result<(i64, f64)
         dry_run: false,
     };
     let made = causelist_queue::enqueue(&mut *app.pool.acquire().await?, NewJob::with_spec(spec, json!(args))).await?;
-    causelist_queue::notify_ready(&app.pool, spec.queue).await;
+    causelist_queue::notify_enqueued(&app.pool, spec.queue, &made).await;
     let (job, attempts) = wait_until_finished(&app.pool, made.id, Duration::from_secs(600))
         .await?
         .context("the SLA check did not finish within 10 minutes")?;

@@ -55,7 +55,7 @@ impl Claimed {
 const CLAIM: &str = "
 with picked as materialized (
     select ctid from causelist.ready
-    where queue = $1 and not exists (select from causelist.queue q where q.name = $1 and q.paused)
+    where queue = $1 and (priority, rank) >= ($5, $6) and not exists (select from causelist.queue q where q.name = $1 and q.paused)
     order by priority, rank, id limit $2 for update skip locked),
 taken as (
     delete from causelist.ready where ctid = any (array(select ctid from picked))
@@ -91,11 +91,27 @@ type ClaimRow = (
     i16,
 );
 
-/// Takes up to `limit` jobs of a queue, in order. A paused queue yields none.
+/// A place in a queue's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) priority: i16,
+    pub(crate) rank: i64,
+}
+
+impl Start {
+    /// Before everything.
+    pub(crate) const FIRST: Self = Self {
+        priority: i16::MIN,
+        rank: i64::MIN,
+    };
+}
+
+/// Takes up to `limit` jobs of a queue, in order, from `start` on. A paused queue yields none.
 pub(crate) async fn claim(
     db: &mut PgConnection,
     worker: Uuid,
     queue: &Arc<str>,
+    start: Start,
     limit: usize,
     lease: Duration,
 ) -> sqlx::Result<Vec<Claimed>> {
@@ -104,6 +120,8 @@ pub(crate) async fn claim(
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .bind(worker)
         .bind(lease.as_secs_f64())
+        .bind(start.priority)
+        .bind(start.rank)
         .fetch_all(db)
         .await?;
     let among_suspects = rows.iter().any(|r| r.15 & marks::SUSPECT != 0);

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::admit::Gates;
 use crate::bundle::{Bundle, Held};
 use crate::claim::{self, Claimed};
+use crate::cursor::Cursor;
 use crate::fair;
 use crate::line::Line;
 use crate::meters::{Meters, WaitMeters};
@@ -236,21 +237,24 @@ impl Driver {
     async fn claim_on(&self) {
         let queues: Vec<Arc<str>> = self.options.queues.iter().map(|q| Arc::from(q.as_str())).collect();
         let mut meters = WaitMeters::default();
-        let mut line = Line::new(&self.pool, self.options.lease);
-        // More may be ready than the last claim could take.
-        let mut hungry = true;
+        let mut cursors: Vec<Cursor> = queues.iter().map(|_| Cursor::default()).collect();
+        let mut line = Line::new(&self.pool, self.options.lease, self.options.listen);
+        // From when on more may be ready than the last claim took.
+        let mut hungry = Some(Instant::now());
         while !self.shutdown.is_cancelled() && !self.closing.is_cancelled() {
-            if hungry && self.room() > 0 {
-                hungry = self.fill(&mut line, &queues, &mut meters).await;
-                if hungry && self.room() > 0 {
+            if hungry.is_some_and(|since| since <= Instant::now()) && self.room() > 0 {
+                hungry = self.fill(&mut line, &queues, &mut cursors, &mut meters).await;
+                if hungry.is_some_and(|since| since <= Instant::now()) && self.room() > 0 {
                     continue;
                 }
             }
+            let look = Instant::now() + self.options.poll;
+            let look = hungry.filter(|_| self.room() > 0).map_or(look, |since| since.min(look));
             tokio::select! {
                 () = self.shutdown.cancelled() => {}
                 () = self.closing.cancelled() => {}
-                () = self.shared.wake.notified() => hungry = true,
-                () = tokio::time::sleep(self.options.poll) => hungry = true,
+                () = self.shared.wake.notified() => hungry = Some(Instant::now()),
+                () = tokio::time::sleep_until(look.into()) => hungry = Some(Instant::now()),
             }
         }
         self.release_unstarted(&mut line).await;
@@ -275,21 +279,35 @@ impl Driver {
         }
     }
 
-    /// Claims from each queue in turn. Whether more may be ready.
-    async fn fill(&self, line: &mut Line, queues: &[Arc<str>], meters: &mut WaitMeters) -> bool {
-        let mut more = false;
-        for queue in queues {
+    /// Claims from each queue in turn. From when on more may be ready.
+    async fn fill(
+        &self,
+        line: &mut Line,
+        queues: &[Arc<str>],
+        cursors: &mut [Cursor],
+        meters: &mut WaitMeters,
+    ) -> Option<Instant> {
+        let mut more: Option<Instant> = None;
+        for (queue, cursor) in queues.iter().zip(cursors) {
             let room = self.room();
+            let sent = Instant::now();
             if room == 0 {
-                return true;
+                return Some(sent);
             }
             let limit = room.min(self.options.batch.max(self.options.concurrency));
-            let sent = Instant::now();
             let lease = self.options.lease;
-            let claimed = line.with(async |db| claim::claim(db, self.id, queue, limit, lease).await);
+            let start = cursor.start(sent);
+            let claimed = line.with(async |db| claim::claim(db, self.id, queue, start, limit, lease).await);
             match claimed.await {
                 Ok(jobs) => {
-                    more |= jobs.len() == limit;
+                    let now = Instant::now();
+                    cursor.claimed(start, &jobs, sent, now);
+                    let again = if jobs.len() == limit {
+                        Some(now)
+                    } else {
+                        cursor.sweep_at(start)
+                    };
+                    more = [more, again].into_iter().flatten().min();
                     meters.claimed(queue, &jobs);
                     fair::follow(&self.pool, &jobs);
                     if !jobs.is_empty() {
@@ -298,7 +316,7 @@ impl Driver {
                 }
                 Err(error) => {
                     tracing::warn!(%error, %queue, "could not claim");
-                    return false;
+                    return None;
                 }
             }
         }
@@ -324,7 +342,7 @@ impl Driver {
     /// Settles what ended, until the worker has closed and all is settled.
     async fn settle_on(&self) {
         let mut meters = Meters::default();
-        let mut line = Line::new(&self.pool, self.options.lease);
+        let mut line = Line::new(&self.pool, self.options.lease, self.options.listen);
         let mut pending = Pending::default();
         let mut backoff = Duration::from_millis(100);
         let mut counted = (Instant::now(), 0_usize);

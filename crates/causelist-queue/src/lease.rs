@@ -15,7 +15,7 @@ use crate::line::Line;
 /// before their lease ends: by then another worker may have their jobs.
 pub(crate) async fn keep_leases(pool: PgPool, shared: Arc<Shared>, lease: Duration, stop: CancellationToken) {
     let period = lease / 3;
-    let mut line = Line::new(&pool, period);
+    let mut line = Line::new(&pool, period, false);
     let mut next = tokio::time::interval(period);
     next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -13,6 +13,7 @@ mod batch;
 mod bundle;
 mod claim;
 mod copy;
+mod cursor;
 mod cx;
 mod dead;
 mod driver;

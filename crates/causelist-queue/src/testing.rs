@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::bundle::Held;
-use crate::claim::{self, Claimed, claim};
+use crate::claim::{self, Claimed, Start, claim};
 use crate::cx::{JobCx, States};
 use crate::enqueue::{NewJob, enqueue};
 use crate::family::Own;
@@ -66,6 +66,7 @@ async fn run_one(pool: &PgPool, registry: Registry, new: NewJob, states: States)
         &mut db,
         Uuid::new_v4(),
         &queue.as_str().into(),
+        Start::FIRST,
         1,
         Duration::from_secs(600),
     )
@@ -177,7 +178,15 @@ impl Hand {
     /// # Errors
     /// What the database says.
     pub async fn claim(&self, queue: &str, limit: usize, lease: Duration) -> sqlx::Result<Vec<Taken>> {
-        let jobs = claim(&mut *self.pool.acquire().await?, self.id, &queue.into(), limit, lease).await?;
+        let jobs = claim(
+            &mut *self.pool.acquire().await?,
+            self.id,
+            &queue.into(),
+            Start::FIRST,
+            limit,
+            lease,
+        )
+        .await?;
         Ok(jobs.into_iter().map(Taken).collect())
     }
 

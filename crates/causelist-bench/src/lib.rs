@@ -8,6 +8,7 @@ mod measure;
 mod ours;
 pub mod peer;
 mod report;
+mod trials;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct Plan {
     pub time: Duration,
     /// Jobs that wait, or have ended, before what is measured with a backlog or a history.
     pub large: usize,
+    /// How long readers overlap, where that is measured.
+    pub long: Duration,
 }
 
 /// Measures all of it; `progress` is told what comes next.

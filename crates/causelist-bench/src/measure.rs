@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::cpu::Cpu;
 use crate::ours::{self, Running, Seen};
 use crate::report::Row;
-use crate::{Plan, limit, peer};
+use crate::{Plan, limit, peer, trials};
 
 macro_rules! measures {
     ($($(#[$doc:meta])* $variant:ident $name:literal $unit:literal $words:literal;)*) => {
@@ -61,6 +61,9 @@ measures! {
     History "history" "jobs/s" "drain, after a large history";
     Pickup "pickup" "ms" "from enqueue to start, idle worker (p50, p99)";
     Memory "memory" "MiB" "memory of a worker process (idle, loaded)";
+    Crash "crash" "s" "from SIGKILL until its jobs run again (p50, p99)";
+    Flood "flood" "ms" "99 tenants' p99 start delay, alone and beside a flood";
+    Readers "readers" "ms" "from enqueue to start, beside long readers (p50, p99)";
 }
 
 impl std::str::FromStr for Measure {
@@ -168,7 +171,22 @@ impl Bench {
             Measure::History => self.history(row).await,
             Measure::Pickup => self.pickup(row).await,
             Measure::Memory => self.memory(row).await,
+            Measure::Crash => Self::two(
+                row,
+                trials::crash(&self.pool, &self.plan.program, &self.plan.url, 5).await?,
+            ),
+            Measure::Flood => {
+                let time = Duration::from_secs(10);
+                Self::two(row, trials::flood(&self.pool, self.plan.large, time).await?)
+            }
+            Measure::Readers => Self::two(row, trials::readers(&self.pool, &self.plan.url, self.plan.long).await?),
         }
+    }
+
+    fn two(row: &mut Row, (first, second): (f64, f64)) -> anyhow::Result<()> {
+        row.ours.push(first);
+        row.more.push(second);
+        Ok(())
     }
 
     fn cpu(&self) -> Cpu {
@@ -324,14 +342,8 @@ impl Bench {
         ours::until_idle(&self.pool).await?;
         let mut waits = worker.seen.take_waits();
         worker.stop().await?;
-        waits.sort_unstable();
-        let at = |share: f64| {
-            let i = ((waits.len() as f64 * share) as usize).min(waits.len().saturating_sub(1));
-            waits.get(i).map_or(f64::NAN, |us| *us as f64 / 1000.0)
-        };
-        row.ours.push(at(0.5));
-        row.more.push(at(0.99));
-        Ok(())
+        let p50 = trials::percentile(&mut waits, 0.5);
+        Self::two(row, (p50, trials::percentile(&mut waits, 0.99)))
     }
 
     async fn memory(&self, row: &mut Row) -> anyhow::Result<()> {

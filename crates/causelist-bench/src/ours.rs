@@ -49,6 +49,8 @@ pub(crate) struct Seen {
     pub(crate) first: AtomicU64,
     /// How long each took from enqueue to start, in µs, where that is asked for.
     pub(crate) waits: Option<std::sync::Mutex<Vec<u64>>>,
+    /// How long each is to take.
+    pause: Duration,
 }
 
 impl Seen {
@@ -57,6 +59,14 @@ impl Seen {
         Self {
             waits: Some(std::sync::Mutex::default()),
             ..Self::default()
+        }
+    }
+
+    /// The same, of jobs that take a while.
+    pub(crate) fn slow(pause: Duration) -> Self {
+        Self {
+            pause,
+            ..Self::waiting()
         }
     }
 
@@ -84,10 +94,13 @@ impl Job for Noop {
         if seen.jobs.fetch_add(1, Ordering::Relaxed) == 0 {
             seen.first.store(now_us(), Ordering::Relaxed);
         }
-        if let Some(waits) = &seen.waits
+        if let Some(waits) = seen.waits.as_ref().filter(|_| self.0.ts > 0)
             && let Ok(mut waits) = waits.lock()
         {
             waits.push(now_us().saturating_sub(self.0.ts));
+        }
+        if !seen.pause.is_zero() {
+            tokio::time::sleep(seen.pause).await;
         }
         Ok(())
     }
@@ -105,6 +118,14 @@ pub(crate) async fn pool(url: &str, connections: u32) -> anyhow::Result<PgPool> 
 /// One job of the measurement.
 pub(crate) fn job(id: u64, size: usize) -> anyhow::Result<NewJob> {
     Ok(NewJob::of(&Noop(Payload::new(id, size)))?)
+}
+
+/// One whose wait nobody measures.
+pub(crate) fn quiet_job(id: u64) -> anyhow::Result<NewJob> {
+    Ok(NewJob::of(&Noop(Payload {
+        ts: 0,
+        ..Payload::new(id, 54)
+    }))?)
 }
 
 /// Enqueues `count` jobs, `batch` in each transaction, over `connections` connections side by side;
@@ -201,7 +222,7 @@ impl Running {
         let stop = CancellationToken::new();
         let worker = Worker::new(
             pool.clone(),
-            Registry::default().job::<Noop>(),
+            Registry::default().job::<Noop>().job::<crate::trials::Slow>(),
             States::default().with(Arc::clone(&seen)),
             Arc::new(SystemClock),
             options,

@@ -132,13 +132,31 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
+    /// One with the slots of a real worker.
+    pub(crate) fn start_small(program: &Path, url: &str) -> anyhow::Result<Self> {
+        Self::start_with(program, url, 1, &[("CONC", "20"), ("BATCH", "50"), ("CONNS", "22")])
+    }
+
+    /// Without a word to it.
+    pub(crate) fn kill(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     pub(crate) fn start(program: &Path, url: &str, many: usize) -> anyhow::Result<Self> {
+        Self::start_with(program, url, many, &[])
+    }
+
+    fn start_with(program: &Path, url: &str, many: usize, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let first: Arc<Mutex<Option<u64>>> = Arc::default();
         let mut children = Vec::new();
         for _ in 0..many {
             let mut child = Command::new(program)
                 .args(["bench", "peer", "work"])
                 .env("DB_URL", url)
+                .envs(settings.iter().copied())
                 .stdout(Stdio::piped())
                 .spawn()
                 .with_context(|| format!("start {}", program.display()))?;
@@ -175,19 +193,12 @@ impl Workers {
     }
 
     pub(crate) async fn stop(mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        self.children.clear();
+        self.kill();
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.kill();
     }
 }

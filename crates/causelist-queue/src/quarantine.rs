@@ -1,4 +1,5 @@
-//! Who is to blame for a crash. All jobs of a claim whose worker died are suspects. A suspect runs alone
+//! Who is to blame for a crash. Jobs whose worker died a second time, or before their last attempt, are
+//! suspects. A suspect runs alone
 //! among the jobs of its claim, and as the only suspect of its worker; before it starts, its claim says
 //! that it is being tried. If the worker dies then, the crash is counted for that one only: a job that
 //! kills its worker ends among the dead letters, and those that were claimed beside it run.

@@ -70,7 +70,9 @@ const CRASHED: &str = "'the worker died or lost the database; its lease ended'";
 /// Takes the jobs of expired claims away from whoever held them. A crash counts as an attempt, so
 /// that a job that kills its worker ends among the dead letters; the first crash is followed by an
 /// immediate rerun, each further one waits longer. Where it is known which job ran (see
-/// [`crate::quarantine`]), it counts for that one only. All of them are suspects from now on.
+/// [`crate::quarantine`]), it counts for that one only. The first crash of a job makes it no suspect: most
+/// crashes are the machine's, and its jobs are to run again side by side. The second does, or the one
+/// before its last attempt.
 ///
 /// Then finishes parents that a crash left when their last child had ended.
 pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<Rescued> {
@@ -86,6 +88,7 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<Rescued> {
                     j.kind, j.tenant, j.queue, j.priority, j.keyed, j.parent,
                     coalesce(gone.trying = u.id, true) as counts,
                     coalesce(gone.trying = u.id, true) and u.attempt >= j.max_attempts as last,
+                    gone.trying is not null or u.attempt > 1 or j.max_attempts <= 2 as suspect,
                     exists (select from causelist.cancel_request r where r.id = u.id) as cancelled,
                     coalesce(u.id = any (gone.parents), false) or {HAS_CHILDREN} as family,
                     exists (select from causelist.progress p where p.id = u.id) as noted
@@ -104,7 +107,7 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<Rescued> {
                         case when attempt <= 1 or not counts then 0
                              else random() * least(600, 2 ^ least(attempt, 20)) end),
                     id, queue, priority, case when counts then attempt else attempt - 1 end, 'crashed',
-                    1 + case when family then 2 else 0 end + case when noted then 4 else 0 end
+                    case when suspect then 1 else 0 end + case when family then 2 else 0 end + case when noted then 4 else 0 end
              from each where not last and not cancelled returning 1),
          finished as materialized (
              select id, parent, 'dead' as outcome, null::jsonb as result from each where last and not cancelled

@@ -215,8 +215,8 @@ impl Model {
     pub fn crash(&mut self, id: i64, fence: i64) {
         let counts = !self.guarded.contains(&fence);
         let job = self.job(id);
-        job.suspect = true;
         let attempt = job.used + 1;
+        job.suspect = !counts || attempt > 1 || job.new.max_attempts <= 2;
         if counts {
             job.used = attempt;
         }

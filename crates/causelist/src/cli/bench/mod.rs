@@ -52,6 +52,9 @@ struct QueueArgs {
     /// Jobs that wait, or have ended, where a backlog or history is measured
     #[arg(long, default_value_t = 1_000_000)]
     large: usize,
+    /// How long readers overlap, where that is measured, in minutes
+    #[arg(long, default_value_t = 15)]
+    minutes: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,6 +92,7 @@ enum PeerRole {
     /// Work until killed
     Work,
     /// Enqueue and work for a while
+    #[command(name = "e2e")]
     EndToEnd,
 }
 

@@ -36,6 +36,7 @@ pub(super) async fn run(out: Out, server: &Server, args: &QueueArgs, measures: V
         jobs: args.jobs,
         time: Duration::from_secs(args.seconds),
         large: args.large,
+        long: Duration::from_secs(args.minutes * 60),
     };
     let report = causelist_bench::run(&plan, |step| eprintln!("causelist: {step}")).await?;
     out.show(&report, human)?;

@@ -49,11 +49,14 @@ impl Job for Dose {
             return std::future::pending().await;
         }
         // How many suspects run at this moment.
-        sqlx::query("insert into effect select $1, count(*) from causelist.claim where trying > 0")
-            .bind(cx.job_id())
-            .execute(cx.pool())
-            .await
-            .map_err(db_error)?;
+        sqlx::query(
+            "insert into effect select $1, count(*) from causelist.claim c where trying > 0 and worker =
+                 (select o.worker from causelist.claim o where $1 = any (o.ids))",
+        )
+        .bind(cx.job_id())
+        .execute(cx.pool())
+        .await
+        .map_err(db_error)?;
         Ok(json!({}))
     }
 }

@@ -21,9 +21,9 @@ lint:
 fmt:
     cargo fmt --all
 
-# The SLA check over a million tasks, beside a plain UPDATE: `just bench --tasks 100000`
+# The queue beside the limit: `just bench --only drain,end-to-end`; `just bench sla --tasks 100000`
 bench *args:
-    cargo run --release -- bench sla {{ args }}
+    cargo run --release -- bench {{ args }}
 
 # The book, into target/book (needs mdbook)
 docs:

@@ -204,4 +204,7 @@ update causelist.role_right set rights = 'select, insert, update (marks), delete
 where object = 'table causelist.waiting';
 update causelist.role_right set rights = 'select, update (parents)'
 where part = 'api' and object = 'table causelist.claim';
+-- A parent that ends as cancelled has its children stopped.
+update causelist.role_right set rights = 'select, insert, delete'
+where part = 'worker' and object = 'table causelist.cancel_request';
 select causelist.regrant_roles();

@@ -48,7 +48,6 @@ measures! {
     Single1 "single-1" "jobs/s" "enqueue one by one, 1 connection";
     Single8 "single-8" "jobs/s" "enqueue one by one, 8 connections";
     Bulk "bulk" "jobs/s" "enqueue 5000 at a time";
-    Copy "copy" "jobs/s" "enqueue by COPY";
     Drain "drain" "jobs/s" "drain, one worker";
     Drain4 "drain-4" "jobs/s" "drain, four worker processes";
     EndToEnd "end-to-end" "jobs/s" "enqueue and run side by side";
@@ -139,7 +138,6 @@ impl Bench {
             Measure::Single1 => self.enqueue(row, singles / 4, 1, 1).await,
             Measure::Single8 => self.enqueue(row, singles, 1, 8).await,
             Measure::Bulk => self.enqueue(row, jobs, 5000, 1).await,
-            Measure::Copy => self.copy(row).await,
             Measure::Drain => self.drain(row, jobs).await,
             Measure::Drain4 => self.drain_four(row).await,
             Measure::EndToEnd => self.end_to_end(row, PLAIN, SMALL).await,
@@ -217,20 +215,6 @@ impl Bench {
             let cpu = self.cpu();
             let rate = limit::enqueue(url, jobs, batch, connections, SMALL).await?;
             self.limit(row, rate, cpu, jobs as f64);
-        }
-        Ok(())
-    }
-
-    async fn copy(&self, row: &mut Row) -> anyhow::Result<()> {
-        ours::clear(&self.pool).await?;
-        let cpu = self.cpu();
-        let rate = ours::copy(&self.pool, self.plan.jobs, SMALL).await?;
-        self.ours(row, rate, cpu, self.plan.jobs as f64);
-        if let Some(url) = &self.plan.limit_url {
-            limit::clear(url).await?;
-            let cpu = self.cpu();
-            let rate = limit::enqueue(url, self.plan.jobs, 5000, 1, SMALL).await?;
-            self.limit(row, rate, cpu, self.plan.jobs as f64);
         }
         Ok(())
     }
@@ -335,8 +319,9 @@ impl Bench {
         let worker = Running::start(&self.pool, causelist_queue::WorkerOptions::default(), Seen::waiting());
         // Until it listens.
         tokio::time::sleep(Duration::from_millis(1500)).await;
+        let mut db = self.pool.acquire().await?;
         for id in 0..500_u64 {
-            ours::enqueue_one(&self.pool, id, SMALL).await?;
+            ours::enqueue_one(&self.pool, &mut db, id, SMALL).await?;
             tokio::time::sleep(Duration::from_millis(10 + id * 7 % 10)).await;
         }
         ours::until_idle(&self.pool).await?;

@@ -6,12 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use causelist_core::{JobError, KindSpec, SystemClock};
-use causelist_queue::{
-    Job, JobCx, NewJob, Registry, States, Worker, WorkerOptions, enqueue_copy, enqueue_many, notify_enqueued,
-};
+use causelist_queue::{Job, JobCx, NewJob, Registry, States, Worker, WorkerOptions, enqueue_many, notify_enqueued};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::measure::Load;
@@ -166,10 +164,10 @@ pub(crate) async fn enqueue(
 }
 
 /// One job, told to the workers at once: for the time until it starts.
-pub(crate) async fn enqueue_one(pool: &PgPool, id: u64, size: usize) -> anyhow::Result<()> {
+pub(crate) async fn enqueue_one(pool: &PgPool, db: &mut PgConnection, id: u64, size: usize) -> anyhow::Result<()> {
     let job = job(id, size)?;
     let queue = job.queue_name().to_owned();
-    let made = causelist_queue::enqueue(&mut *pool.acquire().await?, job).await?;
+    let made = causelist_queue::enqueue(db, job).await?;
     notify_enqueued(pool, &queue, &made).await;
     Ok(())
 }
@@ -186,8 +184,9 @@ pub(crate) async fn enqueue_singly(
     let parts = (0..connections).map(|part| {
         let pool = pool.clone();
         tokio::spawn(async move {
+            let mut db = pool.acquire().await?;
             for i in 0..share {
-                enqueue_one(&pool, (part * share + i) as u64, size).await?;
+                enqueue_one(&pool, &mut db, (part * share + i) as u64, size).await?;
             }
             anyhow::Ok(())
         })
@@ -196,17 +195,6 @@ pub(crate) async fn enqueue_singly(
         part.context("enqueue")??;
     }
     Ok((share * connections) as f64 / begun.elapsed().as_secs_f64())
-}
-
-/// The same jobs by COPY, in one transaction; gives jobs per second.
-pub(crate) async fn copy(pool: &PgPool, count: usize, size: usize) -> anyhow::Result<f64> {
-    let begun = Instant::now();
-    let mut db = pool.acquire().await?;
-    let jobs: Vec<NewJob> = (0..count as u64)
-        .map(|id| job(id, size))
-        .collect::<anyhow::Result<_>>()?;
-    enqueue_copy(&mut db, &jobs).await?;
-    Ok(count as f64 / begun.elapsed().as_secs_f64())
 }
 
 /// A worker of this process.

@@ -74,8 +74,9 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
             println!("R {rate:.1}");
         }
         Role::Lat(jobs) => {
+            let mut db = pool.acquire().await?;
             for id in 0..jobs as u64 {
-                ours::enqueue_one(&pool, id, size).await?;
+                ours::enqueue_one(&pool, &mut db, id, size).await?;
                 tokio::time::sleep(Duration::from_millis(10 + id * 7 % 10)).await;
             }
         }

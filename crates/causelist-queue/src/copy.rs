@@ -1,35 +1,26 @@
-//! Enqueue by COPY: for loading very many jobs, from a file or another system.
+//! Enqueue by COPY: what [`crate::enqueue_many`] does with many jobs. PostgreSQL writes many rows of a COPY
+//! at a time, which costs it a third less than inserting them.
 
 use causelist_core::JobId;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
-use crate::enqueue::{Enqueued, Limits, NewJob, check_queues, count_enqueued, enqueue_many};
+use crate::enqueue::{Enqueued, NewJob, job_id};
 use crate::error::EnqueueError;
 
+/// From so many jobs on a COPY is faster: it takes five statements.
+pub(crate) const LEAST: usize = 200;
 /// Jobs in one COPY: what is on its way is held in memory.
 const CHUNK: usize = 10_000;
 
-/// Enqueues very many jobs in the caller's transaction (or, on a bare connection, in one of its own);
-/// all or none. The answer has one entry per job, in order. Jobs that need more than a place in a
-/// queue (a key, a parent, a limit or a fair queue) go the way of [`enqueue_many`].
-///
-/// # Errors
-/// As [`enqueue_many`].
-pub async fn enqueue_copy(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
-    for job in jobs {
-        job.check(Limits::MOST)?;
-    }
-    let ruled = check_queues(db, jobs).await?;
-    if ruled || jobs.iter().any(|j| j.key.is_some() || j.parent.is_some()) {
-        return enqueue_many(db, jobs).await;
-    }
+/// Enqueues jobs that were checked, have neither key nor parent, and no limit or fair queue; in the
+/// caller's transaction (or, on a bare connection, in one of its own), all or none.
+pub(crate) async fn enqueue(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
     let mut tx = db.begin().await?;
     let mut out = Vec::with_capacity(jobs.len());
     for chunk in jobs.chunks(CHUNK) {
         copy_chunk(&mut tx, chunk, &mut out).await?;
     }
     tx.commit().await?;
-    count_enqueued(jobs.iter());
     Ok(out)
 }
 
@@ -39,9 +30,11 @@ async fn copy_chunk(
     out: &mut Vec<Enqueued>,
 ) -> Result<(), EnqueueError> {
     let many = i64::try_from(jobs.len()).unwrap_or(i64::MAX);
-    let ids: Vec<(JobId, i64)> = sqlx::query_as(
-        "select causelist.new_job_id(), (date_part('epoch', clock_timestamp()) * 1e6)::bigint from generate_series(1, $1)",
-    )
+    let ids: Vec<(JobId, i64)> = sqlx::query_as(concat!(
+        "select ",
+        job_id!(),
+        ", (select (date_part('epoch', clock_timestamp()) * 1e6)::bigint) from generate_series(1, $1)"
+    ))
     .bind(many)
     .fetch_all(&mut **tx)
     .await?;

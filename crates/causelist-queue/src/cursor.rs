@@ -11,8 +11,9 @@ use crate::claim::{Claimed, Start};
 const LAG: i64 = 200_000;
 /// A sweep may take this share of the time.
 const SHARE: u32 = 20;
-/// The longest that a job may wait for a sweep: what commits late, comes back at its old place, or has
-/// a higher priority than what is claimed now.
+/// The longest that a job may wait for a sweep, while a sweep takes less than 50 ms: what commits late,
+/// comes back at its old place, or has a higher priority than what is claimed now. Slower sweeps take half
+/// of the time at most.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// One for each queue that a worker takes from.
@@ -36,13 +37,22 @@ impl Cursor {
     /// A claim of `jobs` that began at `start` has ended.
     pub(crate) fn claimed(&mut self, start: Start, jobs: &[Claimed], began: Instant, now: Instant) {
         if start == Start::FIRST {
-            self.due = Some(now + ((now - began) * SHARE).min(LONGEST));
+            let took = now - began;
+            self.due = Some(now + (took * SHARE).min(LONGEST).max(took));
         }
         if let Some(last) = jobs.last() {
             self.at = Some(Start {
                 priority: last.priority,
                 rank: last.rank.saturating_sub(LAG),
             });
+        }
+    }
+
+    /// A claim that began at `start` has failed. If it was a sweep, it may have been too slow: the place
+    /// that the last claim came to is tried before the next one.
+    pub(crate) fn failed(&mut self, start: Start, now: Instant) {
+        if start == Start::FIRST {
+            self.due = Some(now + LONGEST);
         }
     }
 

@@ -50,6 +50,7 @@ pub(crate) struct Lease {
     /// The last renewal did not find its row.
     pub(crate) missed: bool,
     pub(crate) lost: CancellationToken,
+    pub(crate) queue: Arc<str>,
     /// What stops each of its jobs.
     pub(crate) jobs: HashMap<JobId, CancellationToken>,
 }
@@ -160,6 +161,7 @@ impl Shared {
                 deadline,
                 missed: false,
                 lost: CancellationToken::new(),
+                queue: Arc::clone(&job.queue),
                 jobs: HashMap::with_capacity(many),
             });
             lease.jobs.insert(job.id, stop.clone());
@@ -279,6 +281,21 @@ impl Driver {
         }
     }
 
+    /// The same for one queue, of which fewer may be held.
+    fn room_for(&self, queue: &Arc<str>) -> usize {
+        let room = self.room();
+        let Some(most) = self.options.queue_concurrency.get(&**queue) else {
+            return room;
+        };
+        let leases = self.shared.leases();
+        let held: usize = leases
+            .values()
+            .filter(|l| l.queue == *queue)
+            .map(|l| l.jobs.len())
+            .sum();
+        room.min(most.saturating_sub(held))
+    }
+
     /// Claims from each queue in turn. From when on more may be ready.
     async fn fill(
         &self,
@@ -289,10 +306,11 @@ impl Driver {
     ) -> Option<Instant> {
         let mut more: Option<Instant> = None;
         for (queue, cursor) in queues.iter().zip(cursors) {
-            let room = self.room();
+            let room = self.room_for(queue);
             let sent = Instant::now();
             if room == 0 {
-                return Some(sent);
+                // A slot that comes free wakes this up.
+                continue;
             }
             let limit = room.min(self.options.batch.max(self.options.concurrency));
             let lease = self.options.lease;
@@ -316,6 +334,7 @@ impl Driver {
                 }
                 Err(error) => {
                     tracing::warn!(%error, %queue, "could not claim");
+                    cursor.failed(start, Instant::now());
                     return None;
                 }
             }
@@ -462,6 +481,7 @@ impl Driver {
             for settled in batch {
                 pending.add(fence, settled);
             }
+            pending.linger_no_more(fence);
         }
     }
 }
@@ -485,6 +505,13 @@ impl Pending {
             .or_insert_with(|| (Instant::now(), Vec::new()))
             .1
             .push(settled);
+    }
+
+    /// What could not be settled is tried again after the backoff, not after [`LINGER`].
+    fn linger_no_more(&mut self, fence: i64) {
+        if let (Some((since, _)), Some(past)) = (self.claims.get_mut(&fence), Instant::now().checked_sub(LINGER)) {
+            *since = past;
+        }
     }
 
     /// How long until something must be looked at again: none when nothing is pending.

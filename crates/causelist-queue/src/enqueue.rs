@@ -10,6 +10,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::batch::BatchJob;
+use crate::copy;
 use crate::error::EnqueueError;
 use crate::job::{Job, PlannedJob};
 use crate::json::{JsonText, Shape};
@@ -237,6 +238,24 @@ impl NewJob {
                 "must lie between 1970 and 9999",
             ));
         }
+        if let Some((_, Hold::Until(at))) = &self.key
+            && (at.timestamp() < 0 || at.timestamp() > 253_402_300_799)
+        {
+            return Err(EnqueueError::field(
+                "expires_at",
+                &at.to_string(),
+                "must lie between 1970 and 9999",
+            ));
+        }
+        if let Some(trace) = &self.trace
+            && (trace.chars().count() > 512 || trace.contains('\0'))
+        {
+            return Err(EnqueueError::field(
+                "trace",
+                trace,
+                "must have at most 512 characters and no NUL",
+            ));
+        }
         let shape = Shape::of(&self.args.0);
         if !shape.object {
             return Err(EnqueueError::field("args", &self.args.0, "must be a JSON object"));
@@ -396,15 +415,26 @@ const RULED: Inserts = Inserts {
     keyed: keyed!((gates!("n"), ", ", fair!("n"), ", 0::smallint as marks,")(put_ready!())),
 };
 
+/// What causelist.new_job_id() gives, with the second taken once a statement.
+macro_rules! job_id {
+    () => {
+        "((select (floor(date_part('epoch', clock_timestamp()))::bigint - 1735689600) << 22)
+             | (nextval('causelist.job_id_seq') & 4194303))"
+    };
+}
+pub(crate) use job_id;
+
 /// The shortest form, for jobs that differ in nothing but their arguments, where no limit and no fair
 /// queue is in sight: gives no row otherwise. The ids come in the order of the arguments. It costs
 /// PostgreSQL a sixth less than the general form, and saves the look at the queue before. A
 /// single job may tell of itself ($8).
-const UNIFORM: &str = "
+const UNIFORM: &str = concat!(
+    "
 with put as (
     insert into causelist.job (id, kind, queue, priority, tenant, args, max_attempts, trace)
-    select ((select (floor(date_part('epoch', clock_timestamp()))::bigint - 1735689600) << 22)
-            | (nextval('causelist.job_id_seq') & 4194303)), $1, $2, $3, $4, args, $5, $6
+    select ",
+    job_id!(),
+    ", $1, $2, $3, $4, args, $5, $6
     from unnest($7::jsonb[]) args
     where exists (select from causelist.queue where name = $2 and not fair)
       and not exists (select from causelist.job_limit)
@@ -412,7 +442,8 @@ with put as (
 now_ready as (
     insert into causelist.ready (queue, priority, rank, id, attempt)
     select $2, $3, (select (date_part('epoch', clock_timestamp()) * 1e6)::bigint), id, 0 from put)
-select id, case when $8 then pg_notify('causelist_ready', $2) is not null else false end from put";
+select id, case when $8 then pg_notify('causelist_ready', $2) is not null else false end from put"
+);
 
 const HOLDERS: &str = "
 select n.pos, k.job_id
@@ -429,7 +460,9 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
     for job in jobs {
         job.check(Limits::MOST)?;
     }
-    if let Some(made) = enqueue_uniform(db, jobs).await? {
+    if jobs.len() < copy::LEAST
+        && let Some(made) = enqueue_uniform(db, jobs).await?
+    {
         count_enqueued(jobs.iter());
         return Ok(made);
     }
@@ -441,7 +474,14 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
 
 /// Writes jobs that were checked.
 pub(crate) async fn write(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
-    let inserts = if check_queues(db, jobs).await? { RULED } else { STRAIGHT };
+    let ruled = check_queues(db, jobs).await?;
+    let plain = |j: &NewJob| j.key.is_none() && j.parent.is_none();
+    if !ruled && jobs.len() >= copy::LEAST && jobs.iter().all(plain) {
+        let made = copy::enqueue(db, jobs).await?;
+        count_enqueued(jobs.iter());
+        return Ok(made);
+    }
+    let inserts = if ruled { RULED } else { STRAIGHT };
     let mut out: Vec<Option<Enqueued>> = vec![None; jobs.len()];
     let (keyed, plain): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(|i| jobs[*i].key.is_some());
     if !plain.is_empty() {
@@ -657,6 +697,10 @@ mod tests {
         assert!(refuse(NewJob::raw("x", json!({"a": "y".repeat(300_000)}))).contains("262144"));
         assert!(refuse(NewJob::raw("x", json!({})).key("")).contains("key \"\""));
         assert!(refuse(NewJob::raw("x", json!({})).max_attempts(0)).contains("max_attempts \"0\""));
+        assert!(refuse(NewJob::raw("x", json!({})).trace("t".repeat(513))).contains("512 characters"));
+        assert!(refuse(NewJob::raw("x", json!({})).trace("t\0".to_owned())).contains("no NUL"));
+        let never = Hold::Until(DateTime::<Utc>::MAX_UTC);
+        assert!(refuse(NewJob::raw("x", json!({})).key_held("k", never)).contains("between 1970 and 9999"));
         let deep = (0..80).fold(json!({}), |inner, _| json!({ "a": inner }));
         assert!(refuse(NewJob::raw("x", deep)).contains("64 levels"));
         NewJob::raw("x", json!({"ok": [1, "é", null]}))

@@ -45,7 +45,6 @@ mod wake;
 mod worker;
 
 pub use batch::{Batch, BatchJob, BatchTx};
-pub use copy::enqueue_copy;
 pub use cx::{FencedTx, JobCx, States};
 pub use dead::{
     DEAD_REASONS, DeadCause, DeadFilter, KeyTaken, Retried, count_dead, dead_causes, purge_dead, retry_dead,

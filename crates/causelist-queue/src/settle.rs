@@ -74,7 +74,7 @@ impl Outcome {
 
     fn delay(&self) -> Option<Duration> {
         match self {
-            Self::Retry(delay, _) | Self::Snooze(delay, _) => Some(*delay),
+            Self::Retry(delay, _) | Self::Snooze(delay, _) => Some((*delay).min(LONGEST_DELAY)),
             _ => None,
         }
     }
@@ -111,6 +111,9 @@ impl Settled {
     }
 }
 
+/// A delay beyond this is cut to it: PostgreSQL could not add a longer one to now, and the settle would
+/// fail again and again.
+const LONGEST_DELAY: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Results larger than this are not stored, in bytes of JSON text.
 const RESULT_LIMIT: usize = 64 * 1024;
 /// Errors are cut to this many characters.
@@ -220,7 +223,8 @@ pub(crate) async fn settle_in(db: &mut PgConnection, fence: i64, batch: &[Settle
 
 /// Records claims of which every job is done, and removes them: the common case, with the least to
 /// do. Each batch must be all that is left in its claim, and [`Settled::is_plain`]. Returns how many
-/// attempts were recorded; none of those whose claim another worker has taken over.
+/// attempts were recorded; none of those whose claim another worker has taken over. A claim that holds
+/// other jobs still keeps them.
 pub(crate) async fn settle_whole(db: &mut PgConnection, claims: &[(i64, &[Settled])]) -> sqlx::Result<u64> {
     let each = || {
         claims
@@ -229,7 +233,9 @@ pub(crate) async fn settle_whole(db: &mut PgConnection, claims: &[(i64, &[Settle
     };
     let recorded = sqlx::query(
         "with gone as (
-             delete from causelist.claim where id = any ($1) and parents is null returning id, worker, claimed_at)
+             delete from causelist.claim c using unnest($1::bigint[], $7::integer[]) w(id, jobs)
+             where c.id = w.id and cardinality(c.ids) = w.jobs and c.parents is null
+             returning c.id, c.worker, c.claimed_at)
          insert into causelist.attempt (job_id, attempt, fence, outcome, worker, claimed_at, started_at, result)
          select r.id, r.attempt, r.fence, 'done', gone.worker, gone.claimed_at, r.started_at, r.result
          from unnest($2::bigint[], $3::bigint[], $4::smallint[], $5::timestamptz[], $6::jsonb[])
@@ -242,11 +248,18 @@ pub(crate) async fn settle_whole(db: &mut PgConnection, claims: &[(i64, &[Settle
     .bind(each().map(|(_, s)| s.attempt).collect::<Vec<_>>())
     .bind(each().map(|(_, s)| s.started_at).collect::<Vec<_>>())
     .bind(each().map(|(_, s)| stored_result(&s.outcome)).collect::<Vec<_>>())
+    .bind(
+        claims
+            .iter()
+            .map(|(_, batch)| i32::try_from(batch.len()).unwrap_or(i32::MAX))
+            .collect::<Vec<_>>(),
+    )
     .execute(&mut *db)
     .await?;
     let mut recorded = recorded.rows_affected();
     let sent: usize = claims.iter().map(|(_, batch)| batch.len()).sum();
-    // Somebody gave one of the jobs a child meanwhile, or the lease was lost: the other form tells.
+    // Somebody gave one of the jobs a child meanwhile, the claim holds more than this worker believes, or
+    // the lease was lost: the other form tells.
     if recorded < sent as u64 {
         for (fence, batch) in claims {
             recorded += settle(db, *fence, batch).await?;

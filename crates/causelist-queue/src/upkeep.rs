@@ -88,7 +88,8 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<Rescued> {
                     j.kind, j.tenant, j.queue, j.priority, j.keyed, j.parent,
                     coalesce(gone.trying = u.id, true) as counts,
                     coalesce(gone.trying = u.id, true) and u.attempt >= j.max_attempts as last,
-                    gone.trying is not null or u.attempt > 1 or j.max_attempts <= 2 as suspect,
+                    gone.trying is not null or j.max_attempts <= u.attempt + 1 or exists (
+                        select from causelist.attempt a where a.job_id = u.id and a.outcome = 'crashed') as suspect,
                     exists (select from causelist.cancel_request r where r.id = u.id) as cancelled,
                     coalesce(u.id = any (gone.parents), false) or {HAS_CHILDREN} as family,
                     exists (select from causelist.progress p where p.id = u.id) as noted

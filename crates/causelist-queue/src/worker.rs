@@ -1,5 +1,6 @@
 //! A worker: an apalis worker over [`crate::backend`], its driver, and the upkeep beside them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub struct WorkerOptions {
     pub queues: Vec<String>,
     /// Jobs at the same time.
     pub concurrency: usize,
+    /// Queues of which this worker has fewer in its hands at the same time, and how many.
+    pub queue_concurrency: HashMap<String, usize>,
     /// Jobs claimed in one statement, at most.
     pub batch: usize,
     /// How long a claim holds without renewal; after a crash its jobs run again about then.
@@ -50,6 +53,7 @@ impl Default for WorkerOptions {
             name: "worker".into(),
             queues: vec!["default".into()],
             concurrency: 8,
+            queue_concurrency: HashMap::new(),
             batch: 50,
             lease: Duration::from_secs(6),
             poll: Duration::from_secs(1),

@@ -144,14 +144,17 @@ impl App {
     #[must_use]
     pub fn worker_options(&self) -> WorkerOptions {
         let set = &self.config.worker;
-        let mut queues = set.queues.clone();
-        if !takes_mail(&self.config) {
-            queues.retain(|q| q != DELIVERY);
-        }
+        let mail = takes_mail(&self.config);
+        let asked = set.queues.iter().map(|q| queue_and_most(q));
+        let asked: Vec<(&str, Option<usize>)> = asked.filter(|(q, _)| mail || *q != DELIVERY).collect();
         WorkerOptions {
             name: std::env::var("HOSTNAME").unwrap_or_else(|_| "worker".into()),
-            queues,
+            queues: asked.iter().map(|(queue, _)| (*queue).to_owned()).collect(),
             concurrency: set.concurrency,
+            queue_concurrency: asked
+                .iter()
+                .filter_map(|(q, most)| Some(((*q).to_owned(), (*most)?)))
+                .collect(),
             batch: set.batch,
             lease: set.lease,
             poll: set.poll,
@@ -179,7 +182,13 @@ pub fn retention(config: &Config) -> Retention {
 const DELIVERY: &str = "delivery";
 
 fn takes_mail(config: &Config) -> bool {
-    config.mail.mode != MailMode::Off && config.worker.queues.iter().any(|q| q == DELIVERY)
+    config.mail.mode != MailMode::Off && config.worker.queues.iter().any(|q| queue_and_most(q).0 == DELIVERY)
+}
+
+/// `name` or `name:most`; the settings were checked.
+fn queue_and_most(text: &str) -> (&str, Option<usize>) {
+    text.split_once(':')
+        .map_or((text, None), |(name, most)| (name, most.parse().ok()))
 }
 
 fn mailer(config: &Config) -> anyhow::Result<Mailer> {

@@ -281,3 +281,25 @@ async fn a_database_that_goes_away_is_waited_for() {
     worker.stop().await;
     assert_idle(db.pool()).await;
 }
+
+#[tokio::test]
+async fn settling_all_that_is_known_of_a_claim_keeps_the_jobs_that_are_not() {
+    let db = db().await;
+    for _ in 0..3 {
+        put(db.pool(), NewJob::raw("raw", serde_json::json!({}))).await;
+    }
+    let hand = causelist_queue::testing::Hand::new(db.pool());
+    let jobs = hand
+        .claim("default", 3, Duration::from_secs(600))
+        .await
+        .expect("claims");
+    let fence = jobs[0].fence();
+    // As a worker does that could not give the other two back.
+    let recorded = hand.settle_whole(fence, &[&jobs[0]]).await.expect("settles");
+    assert_eq!(recorded, 1);
+    let held: Vec<i64> = sqlx::query_scalar("select unnest(ids) from causelist.claim")
+        .fetch_all(db.pool())
+        .await
+        .expect("rows");
+    assert_eq!(held, [jobs[1].id(), jobs[2].id()]);
+}

@@ -273,3 +273,100 @@ async fn jobs_are_listed_by_where_they_are() {
         .expect("runs");
     worker.stop().await;
 }
+
+/// Enough for a COPY.
+fn many(edit: impl Fn(usize, NewJob) -> NewJob) -> Vec<NewJob> {
+    (0..300)
+        .map(|i| edit(i, NewJob::raw("raw", json!({ "i": i, "text": "a\\b\t\"ü\"" }))))
+        .collect()
+}
+
+#[tokio::test]
+async fn many_jobs_are_loaded_as_they_were_asked_for() {
+    let db = db().await;
+    let mut conn = db.pool().acquire().await.expect("a connection");
+    let tenant = Uuid::from_u128(7);
+    let later: chrono::DateTime<chrono::Utc> =
+        sqlx::query_scalar("select date_trunc('milliseconds', now()) + interval '1 hour'")
+            .fetch_one(&mut *conn)
+            .await
+            .expect("a time");
+    let past = chrono::DateTime::UNIX_EPOCH + chrono::Duration::days(10_000);
+    let jobs = many(|i, job| match i {
+        0 => job
+            .tenant(tenant)
+            .trace("00-1-2-01".to_owned())
+            .priority(-3)
+            .max_attempts(9),
+        1 => job.run_at(later),
+        2 => job.run_at(past).queue("practice"),
+        _ => job,
+    });
+    let made = enqueue_many(&mut conn, &jobs).await.expect("are enqueued");
+    assert_eq!(made.len(), 300);
+    // Each answer is its own job's.
+    for (i, made) in made.iter().enumerate() {
+        let got: i64 = sqlx::query_scalar(
+            "select (args->>'i')::int8 from causelist.job where id = $1 and args->>'text' = E'a\\\\b\\t\"ü\"'",
+        )
+        .bind(made.id)
+        .fetch_one(&mut *conn)
+        .await
+        .expect("the job with its arguments");
+        assert_eq!(got, i as i64);
+    }
+    let first: (Option<Uuid>, Option<String>, i16, i16, bool) =
+        sqlx::query_as("select tenant, trace, priority, max_attempts, keyed from causelist.job where id = $1")
+            .bind(made[0].id)
+            .fetch_one(&mut *conn)
+            .await
+            .expect("a row");
+    assert_eq!(first, (Some(tenant), Some("00-1-2-01".to_owned()), -3, 9, false));
+    assert_eq!(state(db.pool(), made[1].id).await, "scheduled");
+    let due: bool = sqlx::query_scalar("select run_at = $2 from causelist.scheduled where id = $1")
+        .bind(made[1].id)
+        .bind(later)
+        .fetch_one(&mut *conn)
+        .await
+        .expect("a row");
+    assert!(due);
+    let place: (String, i64) = sqlx::query_as("select queue, rank from causelist.ready where id = $1")
+        .bind(made[2].id)
+        .fetch_one(&mut *conn)
+        .await
+        .expect("a row");
+    assert_eq!(place, ("practice".to_owned(), past.timestamp_micros()));
+    assert_eq!(count(db.pool(), "select count(*) from causelist.ready").await, 299);
+}
+
+#[tokio::test]
+async fn many_jobs_are_loaded_all_or_none_and_with_the_callers_transaction() {
+    let db = db().await;
+    let mut tx = db.pool().begin().await.expect("a transaction");
+    let wrong = enqueue_many(
+        &mut tx,
+        &many(|i, job| if i == 299 { job.queue("nowhere") } else { job }),
+    )
+    .await;
+    assert!(wrong.expect_err("is refused").to_string().contains("nowhere"));
+    let made = enqueue_many(&mut tx, &many(|_, job| job)).await.expect("are enqueued");
+    assert_eq!(made.len(), 300);
+    tx.rollback().await.expect("rolls back");
+    assert_eq!(count(db.pool(), "select count(*) from causelist.job").await, 0);
+    // Keys and limits go their own way, whatever the number.
+    let mut conn = db.pool().acquire().await.expect("a connection");
+    let keyed = many(|i, job| job.key(&format!("k{}", i % 100)));
+    let made = enqueue_many(&mut conn, &keyed).await.expect("are enqueued");
+    assert_eq!(made.iter().filter(|m| m.duplicate).count(), 200);
+    let rule = causelist_queue::limits::Rule {
+        kind: Some("raw".into()),
+        scope: causelist_queue::limits::Scope::Fleet,
+        max_running: Some(1),
+        rate: None,
+    };
+    causelist_queue::limits::set(db.pool(), &rule).await.expect("is set");
+    enqueue_many(&mut conn, &many(|_, job| job))
+        .await
+        .expect("are enqueued");
+    assert_eq!(count(db.pool(), "select count(*) from causelist.waiting").await, 300);
+}

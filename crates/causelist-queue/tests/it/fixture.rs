@@ -98,8 +98,10 @@ async fn act(what: &Act, cx: &JobCx) -> Result<Value, JobError> {
         Act::FailUntil { .. } => Ok(json!({ "attempt": cx.attempt() })),
         Act::End { error } => Err(match error.as_str() {
             "permanent" => JobError::Permanent("no use".into()),
+            "cancelled" => JobError::Cancelled,
             "discard" => JobError::Discard("not wanted".into()),
             "uncertain" => JobError::Uncertain("who knows".into()),
+            "retry_never" => JobError::RetryAfter(Duration::MAX, "in the next world".into()),
             "retry_after" => JobError::RetryAfter(Duration::from_secs(60), "in a minute".into()),
             "snooze" if begun < 6 => JobError::Snooze(Duration::from_millis(10), "later".into()),
             "snooze" => return Ok(json!({ "begun": begun, "attempt": cx.attempt() })),
@@ -164,6 +166,7 @@ pub fn options() -> WorkerOptions {
         name: "test".into(),
         queues: vec!["default".into()],
         concurrency: 4,
+        queue_concurrency: std::collections::HashMap::new(),
         batch: 4,
         lease: Duration::from_secs(2),
         poll: Duration::from_millis(50),

@@ -93,6 +93,17 @@ async fn retry_after_waits_as_long_as_it_says() {
 }
 
 #[tokio::test]
+async fn a_delay_beyond_all_bounds_is_cut_to_a_century() {
+    let db = db().await;
+    let worker = worker(db.pool(), options());
+    let id = put(db.pool(), ends("retry_never")).await;
+    until("it is put off", || async { state(db.pool(), id).await == "scheduled" }).await;
+    worker.stop().await;
+    let years = "select extract(year from age(run_at, now()))::int8 from causelist.scheduled";
+    assert!((99..=100).contains(&count(db.pool(), years).await));
+}
+
+#[tokio::test]
 async fn panics_and_timeouts_are_failures_like_others() {
     let db = db().await;
     let worker = worker(db.pool(), options());
@@ -243,4 +254,36 @@ async fn a_cancelled_job_that_fails_first_is_not_retried() {
     );
     worker.stop().await;
     assert_idle(db.pool()).await;
+}
+
+#[tokio::test]
+async fn a_worker_holds_no_more_of_a_queue_than_it_is_told() {
+    let db = db().await;
+    causelist_queue::queues::create(db.pool(), "narrow")
+        .await
+        .expect("is made");
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(put(db.pool(), act_job(&Act::Wait).queue("narrow")).await);
+    }
+    let mut one_at_a_time = options();
+    one_at_a_time.queues = vec!["narrow".into(), "default".into()];
+    one_at_a_time.queue_concurrency = [("narrow".to_owned(), 2)].into();
+    let worker = worker(db.pool(), one_at_a_time);
+    // The other queue is not held up by it.
+    finished(db.pool(), put(db.pool(), act_job(&Act::Count)).await).await;
+    let held = "select coalesce(sum(cardinality(ids)), 0)::int8 from causelist.claim where queue = 'narrow'";
+    until("two are held", || async { count(db.pool(), held).await == 2 }).await;
+    for _ in 0..5 {
+        finished(db.pool(), put(db.pool(), act_job(&Act::Count)).await).await;
+        assert_eq!(count(db.pool(), held).await, 2);
+    }
+    sqlx::query("insert into gate values (true)")
+        .execute(db.pool())
+        .await
+        .expect("runs");
+    for id in ids {
+        finished(db.pool(), id).await;
+    }
+    worker.stop().await;
 }

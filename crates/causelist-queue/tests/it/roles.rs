@@ -481,3 +481,49 @@ async fn limits_are_set_by_the_api_and_kept_by_workers() {
     assert_idle(db.pool()).await;
     drop_roles(&db).await;
 }
+
+#[tokio::test]
+async fn a_family_is_made_by_the_api_and_ended_by_workers() {
+    let db = db().await;
+    grant(&db).await;
+    run(
+        db.pool(),
+        &format!("grant select, insert on begun, effect, gate to {}_worker", db.name()),
+    )
+    .await;
+    let (api, pool) = (login(&db, "api").await, login(&db, "worker").await);
+    let worker = worker(&pool, options());
+    // The parent stops when it is asked to; its child runs then, and is asked to by the worker.
+    let parent = put(&api, act_job(&Act::UntilCancelled)).await;
+    until("the parent runs", || async {
+        state(db.pool(), parent).await == "running"
+    })
+    .await;
+    let child = put(&api, act_job(&Act::UntilCancelled).parent(parent)).await;
+    until("the child runs", || async {
+        state(db.pool(), child).await == "running"
+    })
+    .await;
+    cancel(&api, parent).await.expect("may ask");
+    assert_eq!(finished(db.pool(), child).await.0.state, "cancelled");
+    assert_eq!(finished(db.pool(), parent).await.0.state, "cancelled");
+    // A parent that ends by itself, with a child at work.
+    let parent = put(
+        &api,
+        act_job(&Act::End {
+            error: "cancelled".into(),
+        })
+        .run_at(DateTime::UNIX_EPOCH + chrono::Duration::days(40_000)),
+    )
+    .await;
+    let child = put(&api, act_job(&Act::UntilCancelled).parent(parent)).await;
+    until("the child runs", || async {
+        state(db.pool(), child).await == "running"
+    })
+    .await;
+    run(db.pool(), "update causelist.scheduled set run_at = now()").await;
+    assert_eq!(finished(db.pool(), parent).await.0.state, "cancelled");
+    assert_eq!(finished(db.pool(), child).await.0.state, "cancelled");
+    worker.stop().await;
+    drop_roles(&db).await;
+}

@@ -80,8 +80,9 @@ pub(super) fn all(config: &Config) -> Result<(), ConfigError> {
     }
     check(
         "worker.queues",
-        !worker.queues.is_empty() && worker.queues.iter().all(|name| is_queue_name(name)),
-        "at least one queue; names begin with a-z and go on with a-z, 0-9, _ and -, 63 characters at most",
+        !worker.queues.is_empty() && worker.queues.iter().all(|queue| is_queue(queue)),
+        "at least one queue; names begin with a-z and go on with a-z, 0-9, _ and -, 63 characters at most; then, \
+         if wanted, a colon and how many of its jobs a worker holds at the same time, from 1 to 1024",
     )?;
     check(
         "api.body_limit_kib",
@@ -133,6 +134,12 @@ pub(super) fn all(config: &Config) -> Result<(), ConfigError> {
         EnvFilter::builder().parse(&log.filter).is_ok(),
         "a level (error, warn, info, debug, trace) or levels by module, such as \"info,causelist_queue=debug\"",
     )
+}
+
+/// A name, or a name and a number.
+fn is_queue(text: &str) -> bool {
+    let (name, most) = text.split_once(':').unwrap_or((text, "1"));
+    is_queue_name(name) && most.parse().is_ok_and(|n: u16| (1..=1024).contains(&n))
 }
 
 fn is_queue_name(name: &str) -> bool {

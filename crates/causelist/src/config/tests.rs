@@ -226,7 +226,14 @@ fn wrong_values_name_key_value_source_and_what_was_expected() {
         (
             "[worker]\nqueues = [\"Urgent\"]",
             "`worker.queues` is [\"Urgent\"] (file causelist.toml): expected at least one queue; names begin \
-             with a-z and go on with a-z, 0-9, _ and -, 63 characters at most",
+             with a-z and go on with a-z, 0-9, _ and -, 63 characters at most; then, if wanted, a colon and how many \
+             of its jobs a worker holds at the same time, from 1 to 1024",
+        ),
+        (
+            "[worker]\nqueues = [\"practice:0\"]",
+            "`worker.queues` is [\"practice:0\"] (file causelist.toml): expected at least one queue; names begin \
+             with a-z and go on with a-z, 0-9, _ and -, 63 characters at most; then, if wanted, a colon and how many \
+             of its jobs a worker holds at the same time, from 1 to 1024",
         ),
         (
             "[scheduler]\nenabled = \"yes\"",

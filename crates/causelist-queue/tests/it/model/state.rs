@@ -216,7 +216,8 @@ impl Model {
         let counts = !self.guarded.contains(&fence);
         let job = self.job(id);
         let attempt = job.used + 1;
-        job.suspect = !counts || attempt > 1 || job.new.max_attempts <= 2;
+        let crashed_before = job.record.iter().any(|(_, _, outcome)| *outcome == "crashed");
+        job.suspect = !counts || crashed_before || job.new.max_attempts.cast_signed() <= attempt + 1;
         if counts {
             job.used = attempt;
         }

@@ -1,5 +1,5 @@
-//! Enqueue by COPY: what [`crate::enqueue_many`] does with many jobs. PostgreSQL writes many rows of a COPY
-//! at a time, which costs it a third less than inserting them.
+//! Enqueue by COPY: what [`crate::enqueue_many`] does with many jobs that differ in more than their
+//! arguments.
 
 use causelist_core::JobId;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use crate::enqueue::{Enqueued, NewJob, job_id};
 use crate::error::EnqueueError;
 
-/// From so many jobs on a COPY is faster: it takes five statements.
+/// Fewer are not worth its five statements.
 pub(crate) const LEAST: usize = 200;
 /// Jobs in one COPY: what is on its way is held in memory.
 const CHUNK: usize = 10_000;

@@ -460,9 +460,7 @@ pub async fn enqueue_many(db: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<
     for job in jobs {
         job.check(Limits::MOST)?;
     }
-    if jobs.len() < copy::LEAST
-        && let Some(made) = enqueue_uniform(db, jobs).await?
-    {
+    if let Some(made) = enqueue_uniform(db, jobs).await? {
         count_enqueued(jobs.iter());
         return Ok(made);
     }

@@ -229,7 +229,7 @@ pub(crate) async fn keep(pool: PgPool, retention: Retention, over: CancellationT
             Ok(rows) => tracing::info!(rows, "deleted old fires, marks and expired keys"),
             Err(error) => tracing::warn!(%error, "could not delete old rows"),
         }
-        // A lock that was not to be had is tried for again: most transactions are short.
+        // What was not to be had is tried for again: most transactions are short.
         for last in [false, false, false, false, true] {
             if !look_after_weeks(&pool, &retention, last).await {
                 break;
@@ -246,13 +246,13 @@ pub(crate) async fn keep(pool: PgPool, retention: Retention, over: CancellationT
     }
 }
 
-/// Once; says whether a week was busy.
+/// Once; says whether to try again soon: a week was busy, or the database said no.
 async fn look_after_weeks(pool: &PgPool, retention: &Retention, last: bool) -> bool {
     let weeks = match drop_old(pool, retention).await {
         Ok(weeks) => weeks,
         Err(error) => {
             tracing::warn!(%error, "could not let go of old weeks");
-            return false;
+            return true;
         }
     };
     let mut busy = false;

@@ -233,9 +233,11 @@ pub(crate) async fn settle_whole(db: &mut PgConnection, claims: &[(i64, &[Settle
     };
     let recorded = sqlx::query(
         "with gone as (
-             delete from causelist.claim c using unnest($1::bigint[], $7::integer[]) w(id, jobs)
-             where c.id = w.id and cardinality(c.ids) = w.jobs and c.parents is null
-             returning c.id, c.worker, c.claimed_at)
+             delete from causelist.claim
+             -- No join: planned over an empty table, it would read all of one with many dead rows.
+             where id = any ($1) and cardinality(ids) = ($7::integer[])[array_position($1::bigint[], id)]
+               and parents is null
+             returning id, worker, claimed_at)
          insert into causelist.attempt (job_id, attempt, fence, outcome, worker, claimed_at, started_at, result)
          select r.id, r.attempt, r.fence, 'done', gone.worker, gone.claimed_at, r.started_at, r.result
          from unnest($2::bigint[], $3::bigint[], $4::smallint[], $5::timestamptz[], $6::jsonb[])

@@ -121,7 +121,7 @@ struct AdminFlags {
 
 #[derive(Debug, Default, Args)]
 struct WorkerFlags {
-    /// The queues to take jobs from, with commas (worker.queues)
+    /// The queues to take jobs from, with commas; "delivery:2" for two jobs of it at most (worker.queues)
     #[arg(long)]
     queues: Option<String>,
     /// How many jobs run at the same time (worker.concurrency)
